@@ -1,0 +1,9 @@
+//! The process against real servers.
+
+#![allow(clippy::unwrap_used)] // Test code throughout; the lint knows only functions marked as tests.
+
+mod requests;
+mod secrets;
+mod server;
+mod tls;
+mod unhappy;

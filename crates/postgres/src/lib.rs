@@ -1,1 +1,58 @@
-//! Placeholder.
+//! A PostgreSQL input for the dapper pipeline orchestrator, made to run in many replicas at once.
+//!
+//! Triggers write *change sets* into a schema of the input's own, in the application's transactions; one replica, the
+//! *holder* of a lease, reads them by a cursor that is a snapshot, claims each batch before it hands it out, and
+//! advances when it was handled. When the holder stops, dies or hangs, another replica takes over where it was: nothing
+//! is lost, and what may be a repeat is marked by `attempt`.
+//!
+//! What this crate does not do: it names no lock backend (it takes a [`LockManager`](dapper_lock::LockManager)), runs no
+//! process, and does not make a process's effects exactly-once. It assumes PostgreSQL 13 or newer, a primary, and
+//! `READ COMMITTED` sessions of its own that no transaction pooler splits.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use dapper_core::InputConfig;
+//! use dapper_lock::{LeaseConfig, LockManager, MemoryStore};
+//! use dapper_postgres::PostgresInput;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let locks = LockManager::new(Arc::new(MemoryStore::new()), LeaseConfig::from_ttl(std::time::Duration::from_secs(10))?);
+//! let config = InputConfig {
+//!     name: "orders-input".into(),
+//!     connection_string: std::env::var("DATABASE_URL")?.into(),
+//!     ..InputConfig::default()
+//! };
+//! let input = PostgresInput::new(config, Arc::new(locks)).await?;
+//! assert_eq!(input.id(), "orders_input");
+//! # Ok(())
+//! # }
+//! ```
+
+mod connection;
+mod coverage;
+mod cursor;
+mod error;
+mod events;
+mod holder;
+mod input;
+mod layout;
+mod maintenance;
+mod names;
+mod options;
+mod patterns;
+mod progress;
+mod reader;
+mod rotation;
+mod session;
+mod snapshot;
+mod wake_up;
+
+#[cfg(test)]
+mod tests;
+
+pub use connection::ConnectionString;
+pub use error::PostgresError;
+pub use input::PostgresInput;
+pub use maintenance::{UninstallReport, rebase, uninstall};
+pub use names::{MAX_IDENTIFIER_BYTES, Names};
+pub use options::{OPTION_KEYS, WakeUp};

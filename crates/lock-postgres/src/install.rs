@@ -1,0 +1,54 @@
+//! Makes the table once, and finds out whether sessions are ours alone.
+
+use tokio_postgres::types::Type;
+
+use crate::error::PostgresLockError;
+use crate::options::SchemaName;
+use crate::session::Session;
+use crate::sql::{self, Statements};
+
+/// Makes schema and table unless they are there, one replica at a time. When they are, nothing is locked and no right
+/// beyond using them is needed.
+pub(crate) async fn install(
+    session: &Session,
+    statements: &Statements,
+    schema: &SchemaName,
+) -> Result<(), PostgresLockError> {
+    if exists(session, sql::TABLE_EXISTS, &statements.table).await? {
+        return Ok(());
+    }
+    session.batch("begin the installation", "BEGIN").await?;
+    let key = sql::advisory_key("install", schema, "");
+    session.run("wait for other installers", sql::INSTALL_LOCK, &[(&key, Type::INT8)]).await?;
+    if !exists(session, sql::SCHEMA_EXISTS, &statements.schema).await? {
+        session.batch("create the schema of leases", &statements.create_schema).await?;
+    }
+    if !exists(session, sql::TABLE_EXISTS, &statements.table).await? {
+        session.batch("create the table of leases", &statements.create_table).await?;
+        tracing::info!(table = %statements.table, "table of leases created");
+    }
+    session.batch("commit the installation", "COMMIT").await
+}
+
+async fn exists(session: &Session, statement: &str, name: &str) -> Result<bool, PostgresLockError> {
+    let row = session.one("look for the table of leases", statement, &[(&name, Type::TEXT)]).await?;
+    Ok(row.get(0))
+}
+
+/// Whether a pooler hands the server's sessions out by transaction or statement, so that one connection's statements
+/// run in several, or two connections' in one.
+///
+/// A pooler without other clients gives an idle session to whoever asks next. So two connections are made to ask in
+/// turns, the first while the second's former session is kept busy by a transaction.
+pub(crate) async fn is_pooled(one: &Session, two: &Session) -> Result<bool, PostgresLockError> {
+    let first = two.backend().await?;
+    if one.shared || two.shared || one.backend().await? == first {
+        return Ok(true);
+    }
+    one.batch("begin a transaction", "BEGIN").await?;
+    one.backend().await?;
+    let second = two.backend().await?;
+    one.batch("end a transaction", "COMMIT").await?;
+    let (third, fourth) = (two.backend().await?, two.backend().await?);
+    Ok([second, third, fourth].iter().any(|backend| *backend != first))
+}

@@ -1,0 +1,225 @@
+//! What can go wrong between an input and its database.
+
+use dapper_core::{ErrorKind, InputError};
+use dapper_lock::LockError;
+
+/// Why an operation on the input's database failed.
+///
+/// No variant and no source of one ever holds a password: connection strings are never part of an error.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresError {
+    /// An option of the input can't be used.
+    #[error("{reason}")]
+    Option {
+        /// The configuration key.
+        key: String,
+        /// What is wrong with its value and what would be right.
+        reason: String,
+    },
+    /// The connection string can't be used.
+    #[error("connection_string {reason}")]
+    ConnectionString {
+        /// What is wrong, without the text itself.
+        reason: String,
+    },
+    /// The server can't be reached, or refuses us.
+    #[error("can't connect to PostgreSQL at {server}")]
+    Connect {
+        /// Hosts, port, database and user.
+        server: String,
+        /// What the client library says.
+        source: tokio_postgres::Error,
+    },
+    /// The server did not answer in time.
+    #[error(
+        "PostgreSQL at {server} did not answer within {seconds} s; is the address right and the network open?"
+    )]
+    Timeout {
+        /// Hosts, port, database and user, or what was being done.
+        server: String,
+        /// The limit in seconds.
+        seconds: u64,
+    },
+    /// The server is a standby.
+    #[error(
+        "PostgreSQL at {server} is a standby (in recovery): on a standby open transactions look finished and their \
+         changes would be lost; point connection_string at the primary"
+    )]
+    Standby {
+        /// Hosts, port, database and user.
+        server: String,
+    },
+    /// The server is too old.
+    #[error("PostgreSQL {version} at {server} is too old; 13 or newer is needed")]
+    TooOld {
+        /// Hosts, port, database and user.
+        server: String,
+        /// The server's version.
+        version: String,
+    },
+    /// The role may not do what installing needs.
+    #[error("role {role:?} {lacks}; grant it, or install once with a role that may")]
+    MissingRights {
+        /// The role we are connected as.
+        role: String,
+        /// The right that is missing.
+        lacks: String,
+    },
+    /// The schema was laid out by a newer version of this software.
+    #[error("schema {schema:?} has layout {found}, this version knows {known}; upgrade this replica")]
+    NewerLayout {
+        /// The input's schema.
+        schema: String,
+        /// The layout found.
+        found: i64,
+        /// The newest layout this version knows.
+        known: i64,
+    },
+    /// The cursor belongs to another database cluster.
+    #[error(
+        "the cursor in schema {schema:?} was written by cluster {expected}, this is cluster {found} (a restored \
+         dump?): its transaction ids mean nothing here and changes would be lost; run `dapper rebase` to deliver \
+         everything still in change_sets again, marked as a possible repeat"
+    )]
+    ForeignCluster {
+        /// The input's schema.
+        schema: String,
+        /// The system identifier in the cursor row.
+        expected: i64,
+        /// The system identifier of the server.
+        found: i64,
+    },
+    /// Another replica sealed the cursor with a higher fencing token.
+    #[error(
+        "the cursor is sealed with fencing token {sealed}, ours is {ours}: another replica has taken over"
+    )]
+    Fenced {
+        /// The token in the cursor row.
+        sealed: u64,
+        /// Our token.
+        ours: u64,
+    },
+    /// The lease ended while we held it.
+    #[error("the lease on {resource} is lost: {reason}")]
+    LeaseLost {
+        /// What was leased.
+        resource: String,
+        /// Why, as the lock manager says.
+        reason: String,
+    },
+    /// The lock could not be had.
+    #[error("can't acquire the lease")]
+    Lock(#[from] LockError),
+    /// A statement failed.
+    #[error("{doing} failed")]
+    Statement {
+        /// What we were doing.
+        doing: &'static str,
+        /// What the server or the connection says.
+        source: tokio_postgres::Error,
+    },
+    /// The connection ended.
+    #[error("the connection to PostgreSQL is lost")]
+    ConnectionLost,
+    /// A change set could not be understood. Nothing was skipped.
+    #[error("change set {seq} can't be understood")]
+    ChangeSet {
+        /// Its position.
+        seq: i64,
+        /// Where and why.
+        source: dapper_payload::ParseError,
+    },
+    /// A value of the server has an unexpected form.
+    #[error("{what} has the unexpected value {value:?}")]
+    Unexpected {
+        /// What was read.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// A notification with text arrived; ours are empty. Nothing is lost: notifications carry no data.
+    #[error("{count} notification(s) with text on channel {channel:?}, ignored; the last: {detail}")]
+    Garbage {
+        /// The channel.
+        channel: String,
+        /// How many since the last report.
+        count: u64,
+        /// What the last one was, with position and offending text when it could not be parsed.
+        detail: String,
+    },
+    /// Whoever ran the processes dropped events without handling them.
+    #[error("events were abandoned by the orchestrator; they will be delivered again")]
+    Abandoned,
+    /// Nobody takes events any more.
+    #[error("nobody takes events any more")]
+    SinkClosed,
+    /// A table could not be brought under capture.
+    #[error("table {table} is not covered")]
+    Table {
+        /// The table, with its schema.
+        table: String,
+        /// Why.
+        source: Box<PostgresError>,
+    },
+    /// Replicas of the input are connected.
+    #[error(
+        "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
+    )]
+    Running {
+        /// How many connections.
+        connections: i64,
+    },
+    /// After a promotion of another server everything unread is delivered marked.
+    #[error(
+        "the database was promoted (timeline {from} to {to}); changes that were committed on the old primary and \
+         did not reach this one are gone; everything not yet read is delivered marked as a possible repeat"
+    )]
+    Promoted {
+        /// The timeline in the cursor row.
+        from: i64,
+        /// The timeline of the server.
+        to: i64,
+    },
+}
+
+impl PostgresError {
+    /// Attaches what we were doing to an error of the client library.
+    pub(crate) fn statement(doing: &'static str) -> impl FnOnce(tokio_postgres::Error) -> Self {
+        move |source| {
+            if source.is_closed() { Self::ConnectionLost } else { Self::Statement { doing, source } }
+        }
+    }
+
+    /// Whether it can pass by itself.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Option { .. }
+            | Self::ConnectionString { .. }
+            | Self::Standby { .. }
+            | Self::TooOld { .. }
+            | Self::MissingRights { .. }
+            | Self::NewerLayout { .. }
+            | Self::Running { .. }
+            | Self::ForeignCluster { .. } => ErrorKind::Permanent,
+            Self::Garbage { .. } => ErrorKind::Garbage,
+            Self::Table { source, .. } => source.kind(),
+            _ => ErrorKind::Transient,
+        }
+    }
+
+    /// As an error of the input called `input`.
+    #[must_use]
+    pub fn into_input_error(self, input: &str) -> InputError {
+        let input = input.to_owned();
+        match self {
+            Self::Option { key, reason } => InputError::Config { input, key: Some(key), reason },
+            Self::ConnectionString { .. } => {
+                InputError::Config { input, key: Some("connection_string".into()), reason: self.to_string() }
+            }
+            Self::SinkClosed => InputError::SinkClosed { input },
+            other => InputError::Failed { input, kind: other.kind(), source: Box::new(other) },
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! What the one replica that holds the lease does: read, claim, hand out, advance.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dapper_core::{CancellationToken, Delivery, EventSink, Receipt, Validity};
+use dapper_lock::{Lease, LeaseValidity};
+use tokio_postgres::{Client, Statement};
+
+use crate::PostgresError;
+use crate::cursor::{Cursor, Sealed};
+use crate::events::Stamp;
+use crate::names::quote_identifier;
+use crate::options::{Options, WakeUp as WakeUpOption};
+use crate::progress::{Chunk, Progress};
+use crate::reader::{Batch, Limits, Reader};
+use crate::rotation::Rotation;
+use crate::session::{Session, bounded};
+use crate::wake_up::{Action, WakeUp};
+
+/// Bounds of one batch: a change set holds at most 1,000 changes, and its payload some bytes for each.
+const LIMITS: Limits = Limits { rows: 1_000, bytes: 256 * 1024 };
+/// Batches handed out and not finished, at most.
+const MAX_OUTSTANDING_BATCHES: usize = 16;
+/// Events handed out and not finished, beyond which no further batch is read.
+const MAX_OUTSTANDING_EVENTS: usize = 20_000;
+/// Foreign notifications are reported at most this often.
+const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Reads and delivers for as long as the lease lasts.
+pub(crate) struct Holder<'a> {
+    client: &'a Client,
+    options: &'a Options,
+    sink: &'a EventSink,
+    lease: LeaseValidity,
+    cursor: Cursor,
+    reader: Reader,
+    progress: Progress,
+    outstanding: VecDeque<Outstanding>,
+    wake_up: WakeUp,
+    set_wake_up: Statement,
+    /// The slot that writers write to, as last seen.
+    slot: i64,
+    stamp: Stamp,
+    rotation: Rotation,
+    garbage: Garbage,
+}
+
+/// A batch on its way.
+struct Outstanding {
+    receipt: Receipt,
+    events: usize,
+    /// For each change set its position and how many events of the batch it and those before it make up.
+    ends: Vec<(i64, usize)>,
+}
+
+#[derive(Default)]
+struct Garbage {
+    count: u64,
+    last: Option<String>,
+    reported: Option<Instant>,
+}
+
+struct LeaseGuard(LeaseValidity);
+
+impl Validity for LeaseGuard {
+    fn is_valid(&self) -> bool {
+        self.0.is_valid()
+    }
+}
+
+impl<'a> Holder<'a> {
+    /// Seals the cursor with the lease's token and takes up what the predecessor left.
+    pub(crate) async fn seal(
+        session: &'a Session,
+        options: &'a Options,
+        sink: &'a EventSink,
+        lease: &Lease,
+    ) -> Result<Self, PostgresError> {
+        let client = session.client();
+        let schema = &options.names.schema;
+        let token = lease.token().get();
+        let Sealed { cursor, position, promoted_from } =
+            Cursor::seal(client, schema, &session.server, token).await?;
+        if let Some(from) = promoted_from {
+            let promoted = PostgresError::Promoted { from, to: session.server.timeline };
+            tracing::warn!(input = options.names.id, "{promoted}");
+            sink.report(promoted.into_input_error(&options.name));
+        }
+        let notify = match options.wake_up {
+            WakeUpOption::Auto => !session.server.prepared_transactions,
+            WakeUpOption::Notify => true,
+            WakeUpOption::Poll => false,
+        };
+        if notify {
+            let listen = format!("LISTEN {}", quote_identifier(&options.names.channel));
+            bounded("listening", client.batch_execute(&listen)).await?;
+        }
+        let set_wake_up = format!(
+            "SELECT pg_catalog.setval('{}.wake_up', $1) FROM {}.cursors WHERE partition = 0 AND token = $2",
+            quote_identifier(schema).replace('\'', "''"),
+            quote_identifier(schema),
+        );
+        Ok(Self {
+            client,
+            options,
+            sink,
+            lease: lease.validity(),
+            cursor,
+            reader: Reader::prepare(client, schema, LIMITS).await?,
+            progress: Progress::resume(position),
+            outstanding: VecDeque::new(),
+            wake_up: WakeUp::new(notify),
+            set_wake_up: bounded("preparing", client.prepare(&set_wake_up)).await?,
+            slot: 0,
+            stamp: Stamp {
+                trigger: options.names.id.as_str().into(),
+                token,
+                operations: options.operations.clone(),
+            },
+            rotation: Rotation::new(schema, options.retention),
+            garbage: Garbage::default(),
+        })
+    }
+
+    /// Runs until `stop`, or until something fails. When dropped at an await point the session must be given up, since a
+    /// statement may still be running in it.
+    pub(crate) async fn run(
+        &mut self,
+        notifications: &mut crate::session::Notifications,
+        stop: &CancellationToken,
+    ) -> Result<(), PostgresError> {
+        while !stop.is_cancelled() {
+            self.settle()?;
+            self.report_foreign(&mut notifications.foreign);
+            self.rotation
+                .tick(self.client, &mut self.slot, self.progress.prev(), self.cursor.token())
+                .await?;
+            let action = if self.has_room() { self.step().await? } else { Action::Wait(Duration::MAX) };
+            let limit = match action {
+                Action::ReadNow => continue,
+                Action::SetAwake => {
+                    self.flag(true).await?;
+                    continue;
+                }
+                Action::SetAsleep => {
+                    self.flag(false).await?;
+                    let f = self.draw().await?;
+                    self.wake_up.drew(f);
+                    continue;
+                }
+                Action::Wait(limit) => limit,
+            };
+            let room = self.has_room();
+            let front = self.outstanding.front_mut().map(|front| &mut front.receipt);
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = async { match front { Some(receipt) => receipt.await, None => std::future::pending().await } } => {}
+                () = notifications.wake.notified(), if room => {}
+                () = tokio::time::sleep(limit.min(Duration::from_secs(60))) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// After a stop: waits until everything handed out is settled, then records how far it came.
+    pub(crate) async fn finish(&mut self) -> Result<(), PostgresError> {
+        self.wait_until_settled().await;
+        while let Some(front) = self.outstanding.pop_front() {
+            if front.receipt.is_handled() {
+                self.progress.complete();
+                continue;
+            }
+            let handled = front.receipt.handled_prefix();
+            if let Some(&(seq, _)) = front.ends.iter().rfind(|&&(_, events)| events <= handled) {
+                self.progress.complete_partly(seq);
+            }
+            break;
+        }
+        self.save().await?;
+        self.flag(false).await
+    }
+
+    /// Waits until everything handed out is handled or abandoned. The caller bounds it.
+    pub(crate) async fn wait_until_settled(&mut self) {
+        for outstanding in &mut self.outstanding {
+            (&mut outstanding.receipt).await;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outstanding.len() < MAX_OUTSTANDING_BATCHES
+            && self.outstanding.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
+    }
+
+    /// Takes in what was handled, in order.
+    fn settle(&mut self) -> Result<(), PostgresError> {
+        while self.outstanding.front().is_some_and(|front| front.receipt.is_settled()) {
+            if !self.outstanding.front().is_some_and(|front| front.receipt.is_handled()) {
+                return Err(PostgresError::Abandoned);
+            }
+            self.outstanding.pop_front();
+            self.progress.complete();
+        }
+        Ok(())
+    }
+
+    /// Reads one batch, claims it and hands it out.
+    async fn step(&mut self) -> Result<Action, PostgresError> {
+        let inherited = self.progress.inherited().map(|(claimed, attempt)| (claimed.clone(), attempt));
+        let next = self.progress.next_read();
+        let batch =
+            self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        self.slot = batch.wake_up / 2;
+        let awake_flag = batch.wake_up % 2 == 1;
+        self.progress.claim(Chunk {
+            snapshot: batch.snapshot.clone(),
+            last_seq: batch.change_sets.last().map(|last| last.seq),
+            exhausted: batch.exhausted,
+        });
+        if batch.change_sets.is_empty() {
+            // Only when nothing new is there is it worth a commit of its own to record what was handled.
+            self.save().await?;
+            return Ok(self.wake_up.found_nothing(batch.snapshot.xmin, awake_flag));
+        }
+        // The claim: fences, counts the attempt, and flushes everything that was read.
+        self.save().await?;
+        self.hand_out(&batch, inherited.map_or(1, |(_, attempt)| attempt)).await?;
+        Ok(self.wake_up.found())
+    }
+
+    async fn hand_out(&mut self, batch: &Batch, attempt: u32) -> Result<(), PostgresError> {
+        let mut events = Vec::new();
+        let mut ends = Vec::with_capacity(batch.change_sets.len());
+        for change_set in &batch.change_sets {
+            let attempt = if change_set.claimed_before { attempt } else { 1 };
+            self.stamp.events(change_set, attempt, &mut events)?;
+            ends.push((change_set.seq, events.len()));
+        }
+        let count = events.len();
+        let guard = Arc::new(LeaseGuard(self.lease.clone()));
+        let (delivery, receipt) = Delivery::with_validity(events, guard);
+        if !self.lease.is_valid() {
+            return Err(PostgresError::LeaseLost {
+                resource: self.options.names.schema.clone(),
+                reason: "it ended before the hand-off".into(),
+            });
+        }
+        self.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
+        self.outstanding.push_back(Outstanding { receipt, events: count, ends });
+        Ok(())
+    }
+
+    async fn save(&mut self) -> Result<(), PostgresError> {
+        if self.progress.is_dirty() {
+            self.cursor.save(self.client, &self.progress.position()).await?;
+            self.progress.saved();
+        }
+        Ok(())
+    }
+
+    /// Sets or clears the flag that lets writers skip the NOTIFY, if we still hold the cursor.
+    async fn flag(&mut self, awake: bool) -> Result<(), PostgresError> {
+        let value = self.slot * 2 + i64::from(awake);
+        let row = bounded(
+            "setting the wake-up flag",
+            self.client.query_opt(&self.set_wake_up, &[&value, &self.cursor.token()]),
+        )
+        .await?;
+        if row.is_none() {
+            return Err(self.cursor.fenced(self.client).await);
+        }
+        Ok(())
+    }
+
+    /// Draws a transaction id, in a transaction of its own.
+    async fn draw(&self) -> Result<u64, PostgresError> {
+        draw_xid(self.client).await
+    }
+
+    fn report_foreign(&mut self, foreign: &mut tokio::sync::mpsc::Receiver<String>) {
+        while let Ok(text) = foreign.try_recv() {
+            self.garbage.count += 1;
+            self.garbage.last = Some(text);
+        }
+        let due = self.garbage.reported.is_none_or(|reported| reported.elapsed() >= GARBAGE_REPORT_EVERY);
+        if !due {
+            return;
+        }
+        let Some(text) = self.garbage.last.take() else { return };
+        let detail = match dapper_payload::parse(&text) {
+            Ok(payload) => format!(
+                "a change of {} in the form of the ancestor's triggers; are they still installed?",
+                payload.location()
+            ),
+            Err(error) => error.to_string(),
+        };
+        let error = PostgresError::Garbage {
+            channel: self.options.names.channel.clone(),
+            count: std::mem::take(&mut self.garbage.count),
+            detail,
+        };
+        self.garbage.reported = Some(Instant::now());
+        self.sink.report(error.into_input_error(&self.options.name));
+    }
+}
+
+/// Draws a transaction id, in a transaction of its own that has ended when this returns.
+pub(crate) async fn draw_xid(client: &Client) -> Result<u64, PostgresError> {
+    let row = bounded(
+        "drawing a transaction id",
+        client.query_one("SELECT pg_catalog.pg_current_xact_id()::text", &[]),
+    )
+    .await?;
+    let text: String = row.get(0);
+    text.parse().map_err(|_| PostgresError::Unexpected { what: "a transaction id", value: text })
+}

@@ -1,0 +1,195 @@
+//! [`PostgresInput`]: waits for the lease, holds it, and lets go of it in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dapper_core::{CancellationToken, EventSink, Input, InputConfig, InputError};
+use dapper_lock::{Lease, LockManager, Resource};
+
+use crate::PostgresError;
+use crate::coverage;
+use crate::holder::Holder;
+use crate::layout;
+use crate::options::Options;
+use crate::session::Session;
+
+/// How often tables and triggers are compared with what they should be: a table created while running is covered at the
+/// latest this much later.
+const COMPARE_EVERY: Duration = Duration::from_secs(2);
+/// How long the end of a holder waits for what is in the processes' hands.
+const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Captures every committed change of a database's tables and delivers it, from one replica at a time.
+///
+/// Any number of replicas may run inputs of the same name on the same database; the lease decides which of them reads.
+pub struct PostgresInput {
+    options: Options,
+    locks: Arc<LockManager>,
+}
+
+impl std::fmt::Debug for PostgresInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresInput").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl PostgresInput {
+    /// Checks the configuration, connects once, and makes sure that the server can be used.
+    ///
+    /// # Errors
+    /// An option or a connection string that can't be used; a server that can't be reached, is a standby or too old; a
+    /// schema of ours that is missing and that this role may not create.
+    pub async fn new(config: InputConfig, locks: Arc<LockManager>) -> Result<Self, PostgresError> {
+        let options = Options::parse(&config)?;
+        let session = Session::open(&options.connection, &application_name(&options)).await?;
+        layout::ensure(&session, &options.names).await?;
+        Ok(Self { options, locks })
+    }
+
+    /// The input's id: its name with `-` replaced by `_`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.options.names.id
+    }
+
+    /// See [`Input::handle`]. Waits for the lease, then delivers until `stop`, or until the lease or the connection is
+    /// lost.
+    ///
+    /// Dropping the future gives the connection up; what was handed out is delivered again, marked.
+    ///
+    /// # Errors
+    /// What ended it; another replica may have taken over already.
+    pub async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
+        self.attempt(&sink, &stop).await.map_err(|error| error.into_input_error(&self.options.name))
+    }
+
+    async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
+        let mut session = Session::open(&self.options.connection, &application_name(&self.options)).await?;
+        layout::ensure(&session, &self.options.names).await?;
+        let resource = resource(&self.options, &session)?;
+        tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");
+        let lease = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = session.closed() => return Err(PostgresError::ConnectionLost),
+            lease = self.locks.acquire(&resource) => lease?,
+        };
+        tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
+        let outcome = self.hold(&mut session, &lease, sink, stop).await;
+        if outcome.is_err() {
+            lease.revoke();
+        }
+        // Releasing is a courtesy to the next holder: when it fails, the lease ends by itself.
+        let released = lease.release().await;
+        tracing::info!(input = self.id(), released = released.is_ok(), "lease given up");
+        outcome
+    }
+
+    async fn hold(
+        &self,
+        session: &mut Session,
+        lease: &Lease,
+        sink: &EventSink,
+        stop: &CancellationToken,
+    ) -> Result<(), PostgresError> {
+        let lost =
+            |reason: String| PostgresError::LeaseLost { resource: self.options.names.schema.clone(), reason };
+        let mut notifications = session.take_notifications();
+        let mut holder = Holder::seal(session, &self.options, sink, lease).await?;
+        let outcome = tokio::select! {
+            biased;
+            reason = lease.lost() => Err(lost(format!("{reason:?}"))),
+            () = session.closed() => Err(PostgresError::ConnectionLost),
+            never = self.keep_covered(sink) => match never {},
+            outcome = holder.run(&mut notifications, stop) => outcome,
+        };
+        match outcome {
+            Ok(()) => {
+                // What is in the processes' hands is finished under the lease; if that ends first, nothing is recorded.
+                tokio::select! {
+                    biased;
+                    reason = lease.lost() => Err(lost(format!("{reason:?}"))),
+                    finished = tokio::time::timeout(SETTLE_LIMIT, holder.finish()) => {
+                        finished.unwrap_or(Err(PostgresError::Abandoned))
+                    }
+                }
+            }
+            Err(error) => {
+                // No event is handed to a process any more; those that have one finish before a successor starts.
+                lease.revoke();
+                let _ = tokio::time::timeout(SETTLE_LIMIT, holder.wait_until_settled()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Brings tables under capture and keeps them there, on a connection of its own: waiting for a table's lock must not
+    /// hold up the reader.
+    async fn keep_covered(&self, sink: &EventSink) -> std::convert::Infallible {
+        let report = |error: PostgresError| sink.report(error.into_input_error(&self.options.name));
+        let mut announced = false;
+        loop {
+            match Session::open(&self.options.connection, &application_name(&self.options)).await {
+                Err(error) => {
+                    report(error);
+                }
+                Ok(session) => loop {
+                    match coverage::reconcile(session.client(), &self.options).await {
+                        Ok(round) => {
+                            if round.changed > 0 || !announced {
+                                tracing::info!(
+                                    input = self.id(),
+                                    covered = round.covered,
+                                    changed = round.changed,
+                                    failed = round.failed.len(),
+                                    "tables under capture"
+                                );
+                                announced = true;
+                            }
+                            for error in round.failed {
+                                report(error);
+                            }
+                        }
+                        Err(error) => {
+                            report(error);
+                            break;
+                        }
+                    }
+                    tokio::time::sleep(COMPARE_EVERY).await;
+                },
+            }
+            tokio::time::sleep(COMPARE_EVERY).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Input for PostgresInput {
+    fn id(&self) -> &str {
+        self.id()
+    }
+
+    async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
+        self.handle(sink, stop).await
+    }
+}
+
+/// Inputs of one name on one database exclude each other; the same name on another database does not, even where both
+/// use one lock store.
+fn resource(options: &Options, session: &Session) -> Result<Resource, PostgresError> {
+    let server = &session.server;
+    // A database's name may be long, and may hold anything; its hash does for telling databases apart.
+    let name = format!(
+        "{}@{}.{:016x}",
+        options.names.schema,
+        server.system_identifier,
+        layout::lock_key(&server.database)
+    );
+    Resource::new(name.clone())
+        .map_err(|_| PostgresError::Unexpected { what: "the lease's resource", value: name })
+}
+
+/// What `pg_stat_activity` shows for our connections.
+pub(crate) fn application_name(options: &Options) -> String {
+    options.names.schema.replacen('_', " ", 1)
+}

@@ -1,0 +1,196 @@
+//! Replicas at work: one at a time, in order, nothing lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dapper_core::ErrorKind;
+use dapper_lock::MemoryStore;
+use dapper_testkit::{Database, Server, ServerOptions, StopMode};
+
+use super::support::{Replica, WAIT, config, locks, wait_until, wait_until_covered};
+
+async fn orders() -> (Database, tokio_postgres::Client) {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY, v int)").await.unwrap();
+    (database, client)
+}
+
+#[tokio::test]
+async fn a_stopped_replica_hands_over_without_a_repeat() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    let mut second = Replica::start(config("i", database.url()), locks(&store)).await;
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    let events = first.handle_all(1).await;
+    assert_eq!((events[0].id.as_str(), events[0].attempt, events[0].token), ("1", Some(1), Some(1)));
+    first.stop().await;
+    client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
+    let events = second.handle_all(1).await;
+    let seen: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.attempt, event.token)).collect();
+    assert_eq!(seen, [("2", Some(1), Some(2))]);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_handed_out_and_not_handled_comes_again_marked() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    let delivery = tokio::time::timeout(WAIT, first.deliveries.recv()).await.unwrap().unwrap();
+    first.task.abort();
+    let mut second = Replica::start(config("i", database.url()), locks(&store)).await;
+    let again = second.handle_all(1).await;
+    assert!(again[0].attempt > Some(1) && again[0].token > Some(1), "{again:?}");
+    // The first replica's events may no longer be handed to a process.
+    let (event, acknowledgement) = delivery.into_events().next().unwrap();
+    assert_eq!(event.event_id, again[0].event_id);
+    assert!(!acknowledgement.is_valid());
+    client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
+    assert_eq!(second.handle_all(1).await[0].attempt, Some(1));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn abandoned_events_end_the_input_and_come_again() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    drop(tokio::time::timeout(WAIT, first.deliveries.recv()).await.unwrap().unwrap());
+    let error = tokio::time::timeout(WAIT, first.task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    let mut second = Replica::start(config("i", database.url()), locks(&store)).await;
+    assert_eq!(second.handle_all(1).await[0].attempt, Some(2));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_event_does_not_stop_the_others() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    client.batch_execute("INSERT INTO orders VALUES (0)").await.unwrap();
+    let slow = tokio::time::timeout(WAIT, replica.deliveries.recv()).await.unwrap().unwrap();
+    for id in 1..=10 {
+        client.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+        assert_eq!(replica.handle_all(1).await[0].id, id.to_string());
+    }
+    // The cursor still says that all of it may come again.
+    let row = client.query_one("SELECT done, claimed IS NOT NULL FROM dapper_i.cursors", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, bool>(1)), (0, true));
+    for (_, acknowledgement) in slow.into_events() {
+        acknowledgement.handled();
+    }
+    wait_until(&client, "SELECT claimed IS NULL FROM dapper_i.cursors").await;
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_ends_the_input_and_nothing_is_lost() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    client
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dapper i' AND datname = current_database()")
+        .await
+        .unwrap();
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    let error = tokio::time::timeout(WAIT, replica.task).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Transient);
+    let mut next = Replica::start(config("i", database.url()), locks(&store)).await;
+    assert_eq!(next.handle_all(1).await[0].id, "1");
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_reader_is_asleep_and_wakes_for_a_slow_writer() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    wait_until(&client, "SELECT last_value = 0 FROM dapper_i.wake_up").await;
+    let slow = database.connect().await.unwrap();
+    slow.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO orders VALUES (1)").await.unwrap();
+    for id in 2..=20 {
+        client.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+    }
+    assert_eq!(replica.handle_all(19).await.len(), 19);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let committed = std::time::Instant::now();
+    slow.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(replica.handle_all(1).await[0].id, "1");
+    assert!(committed.elapsed() < Duration::from_secs(2), "only the backstop woke the reader");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepared_transactions_work_and_are_delivered() {
+    let settings = vec![("max_prepared_transactions".to_owned(), "5".to_owned())];
+    let server = tokio::task::spawn_blocking(move || Server::start(&ServerOptions { settings }).unwrap())
+        .await
+        .unwrap();
+    let database = Database::create_on(&server).await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    wait_until(&client, "SELECT last_value = 1 FROM dapper_i.wake_up").await;
+    client.batch_execute("BEGIN; INSERT INTO orders VALUES (1); PREPARE TRANSACTION 'one'").await.unwrap();
+    client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
+    assert_eq!(replica.handle_all(1).await[0].id, "2");
+    client.batch_execute("COMMIT PREPARED 'one'").await.unwrap();
+    assert_eq!(replica.handle_all(1).await[0].id, "1");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_crash_could_undo_is_delivered() {
+    let settings = [("wal_writer_delay", "10s"), ("synchronous_commit", "off")];
+    let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let server = tokio::task::spawn_blocking(move || Server::start(&ServerOptions { settings }).unwrap())
+        .await
+        .unwrap();
+    let database = Database::create_on(&server).await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    for id in 1..=5 {
+        client.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+        assert_eq!(replica.handle_all(1).await[0].id, id.to_string());
+    }
+    tokio::task::spawn_blocking(move || {
+        server.stop(StopMode::Immediate).unwrap();
+        server.restart().unwrap();
+    })
+    .await
+    .unwrap();
+    let client = database.connect().await.unwrap();
+    let row = client.query_one("SELECT count(*) FROM orders", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 5, "a delivered change was undone");
+}
+
+#[tokio::test]
+async fn a_table_created_while_running_is_covered_within_seconds() {
+    let (database, client) = orders().await;
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    client.batch_execute("CREATE TABLE later (id int PRIMARY KEY)").await.unwrap();
+    let created = std::time::Instant::now();
+    wait_until_covered(&client, "later").await;
+    assert!(created.elapsed() < Duration::from_secs(10));
+    client.batch_execute("INSERT INTO later VALUES (7)").await.unwrap();
+    assert_eq!(replica.handle_all(1).await[0].location.as_ref(), "later");
+    replica.stop().await;
+}

@@ -58,6 +58,26 @@ async fn rule_1_the_snapshot_is_taken_in_the_statement_that_reads() {
     assert!(!batch.snapshot.sees(missed));
     advance(&mut fixture, batch.snapshot, Some(batch.change_sets[0].seq));
     assert_eq!(fixture.lines().await, ["orders create 1"]);
+
+    // And so under fire: whatever commits between two statements of the reader is found by the next read.
+    let mut writers = Vec::new();
+    for writer in 1..=4 {
+        let client = fixture.database.connect().await.unwrap();
+        writers.push(tokio::spawn(async move {
+            for n in 0..500 {
+                client
+                    .batch_execute(&format!("INSERT INTO orders VALUES ({})", writer * 1_000 + n))
+                    .await
+                    .unwrap();
+            }
+        }));
+    }
+    let mut delivered = 0;
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        delivered += fixture.lines().await.len();
+    }
+    delivered += fixture.lines().await.len();
+    assert_eq!(delivered, 2_000);
 }
 
 #[tokio::test]

@@ -56,3 +56,8 @@ pub use input::PostgresInput;
 pub use maintenance::{UninstallReport, rebase, uninstall};
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::{OPTION_KEYS, WakeUp};
+
+/// The program in the README is compiled with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

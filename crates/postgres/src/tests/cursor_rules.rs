@@ -277,3 +277,48 @@ async fn rule_5_an_event_id_is_never_used_again() {
     assert_eq!(pair(&lost), pair(&other), "the situation is not the one to test");
     assert_ne!(lost.get::<_, String>(2), other.get::<_, String>(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let primary = Server::start(&ServerOptions::default()).unwrap();
+        let standby = Server::standby_of(&primary).unwrap();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    let database = Database::create_on(&primary).await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute(ORDERS).await.unwrap();
+    let here = config("orders-input", database.url());
+    let fixture = Fixture::install(database, client, &here).await;
+    let schema = &fixture.options.names.schema;
+    let sealed = Cursor::seal(fixture.session.client(), schema, &fixture.session.server, 1).await.unwrap();
+    assert_eq!((sealed.promoted_from, sealed.position.claimed), (None, None));
+    fixture.execute("INSERT INTO orders VALUES (1)").await;
+    let lsn: String =
+        fixture.client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
+    let url = standby.url(fixture.database.name());
+    let there = connect(&url).await.unwrap();
+    super::support::wait_until(&there, &format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'")).await;
+    // The old primary delivers this change and one more that never reaches the standby, and is gone.
+    let _standby = tokio::task::spawn_blocking(move || {
+        primary.stop(StopMode::Immediate).unwrap();
+        standby.promote().unwrap();
+        standby
+    })
+    .await
+    .unwrap();
+    super::support::wait_until(&there, "SELECT NOT pg_is_in_recovery()").await;
+    let session = Session::open(&options_of(&config("orders-input", url)).connection, "test").await.unwrap();
+    let sealed = Cursor::seal(session.client(), schema, &session.server, 2).await.unwrap();
+    assert_eq!(sealed.promoted_from, Some(1));
+    there.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
+    let progress = Progress::resume(sealed.position);
+    let (claimed, attempt) = progress.inherited().unwrap();
+    let reader =
+        Reader::prepare(session.client(), schema, Limits { rows: 10, bytes: 1 << 20 }).await.unwrap();
+    let batch = reader.read(session.client(), &progress.next_read(), Some(claimed)).await.unwrap();
+    let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
+    assert_eq!((marked, attempt), (vec![true, false], 2));
+}

@@ -1,2 +1,68 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
+
+mod check;
+mod demo;
+mod fix;
+mod headings;
+mod layering;
+mod metadata;
+// The testkit's own file, so that what counts as a local PostgreSQL is written once; a dependency is not wanted here.
+#[path = "../../crates/testkit/src/server/binaries.rs"]
+mod postgres_binaries;
+mod steps;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The one entry for dapper's demo, tests and checks.
+///
+/// The tests and the demo need a PostgreSQL and find one by themselves: the server that DAPPER_TEST_DATABASE_URL
+/// names, or local server binaries, or Docker, or on Debian and Ubuntu as root the distribution's package (installed
+/// unless DAPPER_TEST_NO_INSTALL=1). They say which one they took.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Test(test::Test),
+    Check(check::Check),
+    Fix(fix::Fix),
+    Ci(Ci),
+}
+
+/// Run `check` and then `test`, as continuous integration does.
+#[derive(Debug, clap::Args)]
+struct Ci {}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
+        Command::Test(test) => test.run(),
+        Command::Check(check) => check.run(),
+        Command::Fix(fix) => fix.run(),
+        Command::Ci(Ci {}) => check::Check {}.run().and_then(|()| test::Test::default().run()),
+    };
+    done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -81,11 +81,9 @@ fn layout_of(comment: &str) -> Option<i64> {
 
 fn sql(names: &Names, server: &Server) -> String {
     let schema = quote_identifier(&names.schema);
-    let unlogged = if server.version >= 150_000 { "UNLOGGED" } else { "" };
     let objects = LAYOUT_SQL
         .replace("{schema_literal}", &schema.replace('\'', "''"))
         .replace("{schema}", &schema)
-        .replace("{unlogged}", unlogged)
         .replace("{timeline}", &server.timeline.to_string());
     let comment = quote_literal(&format!("dapper input {}, layout {LAYOUT}", names.id));
     format!("{objects}\nCOMMENT ON SCHEMA {schema} IS {comment};")

@@ -28,9 +28,9 @@ SELECT 0, 0, '1:1:', NULL, 0, NULL, 0, 0, 0, c.system_identifier, {timeline}
 CREATE SEQUENCE {schema}.change_sets_seq CACHE 1;
 
 -- Twice the number of the slot that writers write to, plus one while the reader is awake and needs no NOTIFY. A
--- sequence, because its value is seen at once, whatever the snapshot of who looks. After a crash an unlogged one starts
--- again at 0, which is always safe: slot 0, notify.
-CREATE {unlogged} SEQUENCE {schema}.wake_up MINVALUE 0 START 0;
+-- sequence, because its value is seen at once, whatever the snapshot of who looks. Not an unlogged one: created while a
+-- standby streams, it is unreadable once that is promoted (seen on 15.18).
+CREATE SEQUENCE {schema}.wake_up MINVALUE 0 START 0;
 
 -- What changed: one row for each statement, or for each 1,000 rows of it. The slots are filled in turn, and a slot that
 -- is read is truncated.

@@ -30,8 +30,6 @@ pub(crate) struct Session {
 /// What the server says of itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// As `server_version_num` counts, for example 150018.
-    pub(crate) version: i32,
     pub(crate) system_identifier: i64,
     pub(crate) timeline: i64,
     pub(crate) database: String,
@@ -158,7 +156,6 @@ async fn check(client: &Client, connection: &ConnectionString) -> Result<Server,
         .await
         .map_err(PostgresError::statement(doing))?;
     Ok(Server {
-        version,
         system_identifier: cluster.get(0),
         timeline: cluster.get(1),
         database: row.get(3),

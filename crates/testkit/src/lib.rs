@@ -1,1 +1,53 @@
-//! Placeholder.
+//! What dapper's tests, demo and benches need around the thing under test: a throw-away PostgreSQL ([`Server`]), a
+//! database for each test ([`Database`]), writers ([`Workload`]), replicas as processes ([`Cluster`]), a webhook
+//! receiver ([`Receiver`]), and a check that what was received is what was committed ([`history`]).
+//!
+//! Nothing here is published or enters a normal dependency of a product crate, and nothing here needs a product crate.
+//! It assumes a Unix with `/bin/sh`. What it starts does not survive it, whatever way it ends.
+//!
+//! ```
+//! use dapper_testkit::Database;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let database = Database::create().await?;
+//! let client = database.connect().await?;
+//! client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY)").await?;
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+mod cluster;
+mod database;
+mod guardian;
+pub mod history;
+mod receiver;
+mod scratch;
+mod server;
+mod workload;
+
+use std::error::Error;
+use std::io::Write;
+
+pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica};
+pub use database::{Database, connect};
+pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
+pub use server::{Server, ServerError, ServerOptions, StopMode};
+pub use workload::{TABLES, Workload, WorkloadOptions};
+
+/// Says something to whoever runs the tests. Not by `eprintln!`, which the test harness keeps back.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "dapper-testkit: {text}");
+}
+
+/// An error and its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

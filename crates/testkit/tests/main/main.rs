@@ -1,0 +1,12 @@
+//! The testkit against real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod cluster;
+mod container;
+mod database;
+mod demo;
+mod receiver;
+mod server;
+mod survivors;
+mod workload;

@@ -1,0 +1,66 @@
+//! `cargo xtask check`.
+
+use anyhow::{Context, Result, bail};
+
+use crate::steps::{Steps, cargo, root, run};
+use crate::{headings, layering, metadata};
+
+const ARCHITECTURE: &str = "docs/architecture.md";
+
+/// Check everything that needs no database, and change nothing.
+///
+/// Formatting; clippy with warnings as errors; which crate may depend on which; the headings of docs/architecture.md
+/// against the crates; documentation with warnings as errors; licences, bans and sources by cargo-deny, if that is
+/// installed. All run, even after one has failed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {}
+
+impl Check {
+    pub(crate) fn run(self) -> Result<()> {
+        let mut steps = Steps::default();
+        steps.step("fmt", || run(&cargo(["fmt", "--all", "--", "--check"]), "cargo fmt"));
+        steps.step("layering", layering);
+        steps.step("architecture", architecture);
+        steps.step("clippy", || {
+            let arguments =
+                ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+            run(&cargo(arguments), "cargo clippy")
+        });
+        steps.step("doc", || {
+            let doc = cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+            run(&doc, "cargo doc")
+        });
+        steps.step("deny", deny);
+        steps.finish()
+    }
+}
+
+fn layering() -> Result<()> {
+    all_well(&layering::violations(&metadata::load()?))
+}
+
+fn architecture() -> Result<()> {
+    let path = root().join(ARCHITECTURE);
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {ARCHITECTURE}"))?;
+    let workspace = metadata::load()?;
+    let crates: Vec<&str> = workspace.members.iter().map(|member| member.name.as_str()).collect();
+    all_well(&headings::violations(&text, &crates))
+}
+
+fn all_well(violations: &[String]) -> Result<()> {
+    match violations {
+        [] => Ok(()),
+        some => bail!("\n  {}", some.join("\n  ")),
+    }
+}
+
+fn deny() -> Result<()> {
+    let asked = cargo(["deny", "--version"]).stdout_null().stderr_null().unchecked().run();
+    if !asked.is_ok_and(|output| output.status.success()) {
+        eprintln!(
+            "cargo-deny is not installed, so licences, bans and sources were NOT checked (cargo install cargo-deny)"
+        );
+        return Ok(());
+    }
+    run(&cargo(["deny", "--workspace", "check", "bans", "licenses", "sources"]), "cargo deny")
+}

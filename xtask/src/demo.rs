@@ -1,0 +1,58 @@
+//! `cargo xtask demo`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::steps::{cargo, root, run, seconds};
+use crate::{metadata, test};
+
+/// Play the demo: rows become webhook calls, a leader is killed, another takes over, nothing is lost.
+///
+/// Builds `dapper`, raises a throw-away PostgreSQL, a webhook receiver and the replicas, writes inserts, updates and
+/// deletes, kills the leader with `kill -9` a third of the way in, stops the next one with SIGTERM at two thirds, and
+/// ends with a table. Exit code 1 if anything was lost, repeated unmarked or out of order.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Demo {
+    /// How long to write, in seconds
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
+    seconds: u64,
+    /// How many replicas to run; two of them are stopped on the way, so at least 3
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(3..=32))]
+    replicas: u32,
+    /// Changed rows per second
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: u32,
+    /// Print the result as JSON on stdout, and all else on stderr
+    #[arg(long)]
+    json: bool,
+    /// Build optimised, which takes longer to compile; for high rates
+    #[arg(long)]
+    release: bool,
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let start = std::time::Instant::now();
+        eprintln!("--- build");
+        let mut build =
+            vec!["build", "--package", "dapper-orchestrator-cli", "--package", "dapper-testkit", "--bins"];
+        build.extend(self.release.then_some("--release"));
+        build.extend(test::docker_feature());
+        run(&cargo(build), "cargo build")?;
+        eprintln!("--- build: ok, {}", seconds(start.elapsed()));
+
+        let folder = metadata::target_directory()?.join(if self.release { "release" } else { "debug" });
+        let mut arguments = vec!["--dapper".into(), folder.join("dapper").into_os_string()];
+        for (name, value) in
+            [("--seconds", self.seconds), ("--replicas", self.replicas.into()), ("--rate", self.rate.into())]
+        {
+            arguments.extend([name.into(), value.to_string().into()]);
+        }
+        arguments.extend(self.json.then(|| "--json".into()));
+        let demo = duct::cmd(folder.join("demo"), arguments).dir(root()).unchecked();
+        let status = demo.run().context("cannot run the demo")?.status;
+        // Whatever is no plain exit (a signal) is a failure, too.
+        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    }
+}

@@ -1,0 +1,93 @@
+//! What each command does.
+
+mod check;
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::arguments::{Command, Rebase, Run, Uninstall};
+use crate::assembly::{Limits, Loaded, explain};
+use crate::backends;
+use crate::pipeline::{Source, read};
+use crate::stop;
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(arguments) => run_pipeline(arguments).await,
+        Command::Check(arguments) => check::check(&arguments).await,
+        Command::Uninstall(arguments) => uninstall(&arguments).await,
+        Command::Rebase(arguments) => rebase(&arguments).await,
+    }
+}
+
+async fn run_pipeline(arguments: Run) -> anyhow::Result<()> {
+    let stop = stop::on_signal()?;
+    let loaded = load(&arguments.pipeline)?;
+    let limits =
+        Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
+    let registry = backends::registry(&loaded)?;
+    let inputs = tokio::select! {
+        inputs = loaded.inputs(&registry) => inputs?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
+    for warning in orchestrator.warnings() {
+        tracing::warn!("{}", explain(warning));
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "running {}", loaded.file);
+    orchestrator.run(stop).await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn uninstall(arguments: &Uninstall) -> anyhow::Result<()> {
+    let loaded = load(&arguments.pipeline)?;
+    for section in &loaded.pipeline.inputs {
+        let removed = backends::uninstall(section)
+            .await
+            .with_context(|| loaded.problem(section.lines.of(None), "cannot uninstall this input"))?;
+        print(&format!("{}: {removed}\n", section.config.name))?;
+    }
+    Ok(())
+}
+
+async fn rebase(arguments: &Rebase) -> anyhow::Result<()> {
+    let loaded = load(&arguments.pipeline)?;
+    let section = loaded.input(&arguments.input)?;
+    let rebased = backends::rebase(section)
+        .await
+        .with_context(|| loaded.problem(section.lines.of(None), "cannot rebase this input"))?;
+    print(&format!("{}: {rebased}\n", section.config.name))
+}
+
+/// Reads a pipeline file with the variables of the environment, and checks what can be checked without reaching out.
+fn load(path: &Path) -> anyhow::Result<Loaded> {
+    let file = path.display().to_string();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {file}"))?;
+    let source = Source {
+        file: &file,
+        text: &text,
+        lookup: &|name| env::var(name).ok(),
+        input_types: &backends::INPUT_TYPES,
+        process_types: &backends::PROCESS_TYPES,
+    };
+    let pipeline = read(&source)?;
+    let loaded = Loaded { file, pipeline };
+    backends::validate(&loaded)?;
+    Ok(loaded)
+}
+
+/// Prints to standard output. A reader that has gone away wants no more of it, which is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,329 @@
+//! Pipeline files, good and bad: each bad one with its exact message.
+
+use expect_test::{Expect, expect};
+
+use super::{Backend, Pipeline, Problem, Source, read};
+use dapper_core::Operation;
+use secrecy::ExposeSecret;
+use std::time::Duration;
+
+/// The example of the design document.
+const EXAMPLE: &str = include_str!("../../tests/files/example.toml");
+
+fn parse(text: &str) -> Result<Pipeline, Problem> {
+    let lookup = |name: &str| match name {
+        "DATABASE_URL" => Some("postgres://app:canary-1@db/app".to_owned()),
+        "LOCK_DATABASE_URL" => Some("postgres://lock:canary-2@db/lock".to_owned()),
+        "HOOK" => Some("https://example.com/canary-3".to_owned()),
+        _ => None,
+    };
+    let source = Source {
+        file: "pipeline.toml",
+        text,
+        lookup: &lookup,
+        input_types: &[("postgres", &["tables", "exclude", "images", "wake_up", "retention"])],
+        process_types: &["log", "webhook"],
+    };
+    read(&source)
+}
+
+/// A good file: an input in line 1, a process in line 6, a link in line 10.
+const GOOD: [&str; 3] = [
+    "[[inputs]]\nname = \"orders-input\"\ntype = \"postgres\"\nconnection_string = \"${DATABASE_URL}\"\n\n",
+    "[[processes]]\nname = \"print\"\ntype = \"log\"\n\n",
+    "[[links]]\ninput = \"orders-input\"\nprocess = \"print\"\n",
+];
+
+fn refused(text: &str, expected: &Expect) {
+    let problem = parse(text).expect_err("the file is bad").to_string();
+    assert!(!problem.contains("canary"), "{problem}");
+    expected.assert_eq(&problem);
+}
+
+/// The good file with `from` replaced by `to`.
+fn replaced(from: &str, to: &str, expected: &Expect) {
+    let text = GOOD.concat();
+    assert!(text.contains(from), "{from}");
+    refused(&text.replacen(from, to, 1), expected);
+}
+
+#[test]
+fn the_designs_example_says_what_it_says() {
+    let pipeline = parse(EXAMPLE).unwrap();
+    assert_eq!(pipeline.lock.backend, Backend::Postgres);
+    assert_eq!(pipeline.lock.ttl, Duration::from_secs(10));
+    assert_eq!(
+        pipeline.lock.connection_string.as_ref().map(ExposeSecret::expose_secret),
+        Some("postgres://lock:canary-2@db/lock")
+    );
+    let input = &pipeline.inputs[0].config;
+    assert_eq!((input.name.as_str(), input.kind.as_str()), ("orders-input", "postgres"));
+    assert_eq!(input.operations, Some(vec![Operation::Create, Operation::Update, Operation::Delete]));
+    let options = serde_json::to_string(&input.options).unwrap();
+    expect![[r#"{"images":"key","retention":"24h","tables":["public.*"],"wake_up":"auto"}"#]]
+        .assert_eq(&options);
+    let process = &pipeline.processes[0];
+    assert_eq!(process.config.execution_context["url"], "https://example.com/hook");
+    assert_eq!(process.policy.max_attempts, Some(10));
+    assert_eq!(process.policy.max_backoff, Duration::from_secs(300));
+    assert_eq!((pipeline.links[0].from.as_str(), pipeline.links[0].to.as_str()), ("orders-input", "notify"));
+    assert!(!format!("{pipeline:?}").contains("canary"));
+}
+
+#[test]
+fn the_lock_has_defaults_and_links_may_start_at_processes() {
+    let more =
+        "[[processes]]\nname = \"then\"\ntype = \"log\"\n[[links]]\ninput = \"print\"\nprocess = \"then\"";
+    let pipeline = parse(&(GOOD.concat() + more)).unwrap();
+    assert_eq!(pipeline.lock.backend, Backend::Postgres);
+    assert!(pipeline.lock.connection_string.is_none());
+    assert_eq!(pipeline.lock.ttl, Duration::from_secs(10));
+    assert_eq!(pipeline.links.len(), 2);
+}
+
+#[test]
+fn unknown_keys() {
+    replaced(
+        "connection_string",
+        "conection_string",
+        &expect![[
+            r#"pipeline.toml:4: unknown key "conection_string" in [[inputs]]; did you mean "connection_string"?"#
+        ]],
+    );
+    replaced(
+        "[[links]]",
+        "[[link]]",
+        &expect![[r#"pipeline.toml:10: unknown key "link" in the file; did you mean "links"?"#]],
+    );
+    replaced(
+        "[[processes]]",
+        "[lock]\nzzz = 1\n[[processes]]",
+        &expect![[r#"pipeline.toml:7: unknown key "zzz" in [lock]"#]],
+    );
+    replaced(
+        "type = \"log\"",
+        "type = \"log\"\n[processes.retry]\nmax_atempts = 3",
+        &expect![[
+            r#"pipeline.toml:10: unknown key "max_atempts" in [processes.retry]; did you mean "max_attempts"?"#
+        ]],
+    );
+    replaced(
+        "process = \"print\"",
+        "proces = \"print\"",
+        &expect![[r#"pipeline.toml:12: unknown key "proces" in [[links]]; did you mean "process"?"#]],
+    );
+    replaced(
+        "type = \"postgres\"",
+        "tpye = \"postgres\"",
+        &expect![[r#"pipeline.toml:3: unknown key "tpye" in [[inputs]]; did you mean "type"?"#]],
+    );
+}
+
+#[test]
+fn missing_keys() {
+    replaced(
+        "connection_string = \"${DATABASE_URL}\"\n",
+        "",
+        &expect![[r#"pipeline.toml:1: missing key "connection_string" in [[inputs]]"#]],
+    );
+    replaced("type = \"postgres\"\n", "", &expect![[r#"pipeline.toml:1: missing key "type" in [[inputs]]"#]]);
+    replaced("name = \"print\"\n", "", &expect![[r#"pipeline.toml:6: missing key "name" in [[processes]]"#]]);
+    replaced(
+        "input = \"orders-input\"\n",
+        "",
+        &expect![[r#"pipeline.toml:10: missing key "input" in [[links]]"#]],
+    );
+    replaced("name = \"orders-input\"", "name = \"\"", &expect![[r#"pipeline.toml:2: "name" is empty"#]]);
+    refused("", &expect!["pipeline.toml: there is no [[inputs]]"]);
+    refused(GOOD[0], &expect!["pipeline.toml: there is no [[processes]]"]);
+}
+
+#[test]
+fn wrong_types() {
+    replaced(
+        "\"${DATABASE_URL}\"",
+        "5432",
+        &expect![[r#"pipeline.toml:4: "connection_string" must be text in quotes, not a number"#]],
+    );
+    replaced("[[inputs]]", "[inputs]", &expect!["pipeline.toml:1: write [[inputs]] instead of [inputs]"]);
+    replaced(
+        "type = \"log\"",
+        "type = \"log\"\nexecution_context = { timeout = 3 }",
+        &expect![[r#"pipeline.toml:9: "timeout" must be text in quotes, not a number"#]],
+    );
+    replaced(
+        "type = \"log\"",
+        "type = \"log\"\nretry = true",
+        &expect![[r#"pipeline.toml:9: "retry" must be a table, not a truth value"#]],
+    );
+    replaced(
+        "[[processes]]",
+        "operations = \"create\"\n[[processes]]",
+        &expect![[r#"pipeline.toml:6: "operations" must be a list of texts in quotes, not a text"#]],
+    );
+    replaced(
+        "type = \"log\"",
+        "type = \"log\"\nretry.max_attempts = 0",
+        &expect![[r#"pipeline.toml:9: "max_attempts" must be between 1 and 4294967295"#]],
+    );
+    refused(
+        &format!("links = [1]\n{}{}", GOOD[0], GOOD[1]),
+        &expect![[r#"pipeline.toml:1: "links" must be a list of tables, not a number; write [[links]]"#]],
+    );
+}
+
+#[test]
+fn durations_operations_and_backends() {
+    let lock =
+        |rest: &str, expected: &Expect| refused(&format!("[lock]\n{rest}\n{}", GOOD.concat()), expected);
+    lock(
+        "ttl = \"ten\"",
+        &expect![[
+            r#"pipeline.toml:2: "ttl" must be a duration above zero, such as "10s", "5m" or "1h 30m""#
+        ]],
+    );
+    lock(
+        "ttl = \"-10s\"",
+        &expect![[
+            r#"pipeline.toml:2: "ttl" must be a duration above zero, such as "10s", "5m" or "1h 30m""#
+        ]],
+    );
+    lock(
+        "backend = \"postgre\"",
+        &expect![[r#"pipeline.toml:2: unknown lock backend "postgre"; did you mean "postgres"?"#]],
+    );
+    lock(
+        "backend = \"zookeeper\"",
+        &expect![[r#"pipeline.toml:2: unknown lock backend "zookeeper"; there are postgres, etcd, memory"#]],
+    );
+    lock(
+        "backend = \"memory\"\nconnection_string = \"canary\"",
+        &expect![[r#"pipeline.toml:3: the lock backend "memory" takes no "connection_string""#]],
+    );
+    replaced(
+        "[[processes]]",
+        "operation = [\n  \"insert\",\n  \"upsert\",\n]\n[[processes]]",
+        &expect![[
+            r#"pipeline.toml:8: unknown operation "upsert"; use one of create (insert), read, update, delete (remove), truncate"#
+        ]],
+    );
+    replaced(
+        "[[processes]]",
+        "operation = []\noperations = []\n[[processes]]",
+        &expect![[r#"pipeline.toml:6: "operation" and "operations" are one key; keep one of them"#]],
+    );
+}
+
+#[test]
+fn unknown_types() {
+    replaced(
+        "\"postgres\"",
+        "\"postgresql\"",
+        &expect![[r#"pipeline.toml:3: unknown type of input "postgresql"; did you mean "postgres"?"#]],
+    );
+    replaced(
+        "\"log\"",
+        "\"webhok\"",
+        &expect![[r#"pipeline.toml:8: unknown type of process "webhok"; did you mean "webhook"?"#]],
+    );
+    replaced(
+        "\"log\"",
+        "\"exec\"",
+        &expect![[r#"pipeline.toml:8: unknown type of process "exec"; there are log, webhook"#]],
+    );
+}
+
+#[test]
+fn names_that_are_taken() {
+    replaced(
+        "name = \"print\"",
+        "name = \"orders-input\"",
+        &expect![[r#"pipeline.toml:7: the name "orders-input" is taken in line 2"#]],
+    );
+    let second = GOOD[0].replace("orders-input", "orders_input");
+    refused(
+        &(GOOD.concat() + &second),
+        &expect![[
+            r#"pipeline.toml:14: the name "orders_input" is too close to "orders-input" in line 2: "-" counts as "_""#
+        ]],
+    );
+}
+
+#[test]
+fn links_that_lead_nowhere() {
+    replaced(
+        "process = \"print\"",
+        "process = \"prnt\"",
+        &expect![[
+            r#"pipeline.toml:12: link to "prnt", but there is no such process; did you mean "print"?"#
+        ]],
+    );
+    replaced(
+        "input = \"orders-input\"",
+        "input = \"order-input\"",
+        &expect![[
+            r#"pipeline.toml:11: link from "order-input", but there is no such input or process; did you mean "orders-input"?"#
+        ]],
+    );
+    replaced(
+        "process = \"print\"",
+        "process = \"orders-input\"",
+        &expect![[r#"pipeline.toml:12: link to "orders-input", which is an input"#]],
+    );
+    refused(
+        &(GOOD.concat() + GOOD[2]),
+        &expect![[r#"pipeline.toml:14: link from "orders-input" to "print" is there twice"#]],
+    );
+    refused(
+        &GOOD[..2].concat(),
+        &expect![[
+            r#"pipeline.toml:2: input "orders-input" has no link to a process, so its events would be lost"#
+        ]],
+    );
+}
+
+#[test]
+fn variables() {
+    replaced(
+        "${DATABASE_URL}",
+        "postgres://app:canary@${DATABASE_HOST}",
+        &expect!["pipeline.toml:4: the variable DATABASE_HOST is not set"],
+    );
+    replaced(
+        "${DATABASE_URL}",
+        "canary${",
+        &expect![[
+            r#"pipeline.toml:4: "${" must be followed by the name of a variable and "}"; write "$${" for a plain "${""#
+        ]],
+    );
+    let context = "type = \"log\"\nexecution_context = { url = \"${HOOK}\", body = \"$${HOOK}\" }";
+    let pipeline = parse(&GOOD.concat().replace("type = \"log\"", context)).unwrap();
+    let context = &pipeline.processes[0].config.execution_context;
+    assert_eq!(context["url"], "https://example.com/canary-3");
+    assert_eq!(context["body"], "${HOOK}");
+}
+
+#[test]
+fn syntax_errors_show_the_place_and_not_the_line() {
+    replaced(
+        "\"${DATABASE_URL}\"",
+        "\"postgres://app:canary@db/app",
+        &expect![[r#"pipeline.toml:4: not valid TOML: invalid basic string, expected `"`"#]],
+    );
+    replaced(
+        "connection_string = \"${DATABASE_URL}\"",
+        "connection_string = canary",
+        &expect!["pipeline.toml:4: not valid TOML: string values must be quoted, expected literal string"],
+    );
+    replaced("connection_string =", "name =", &expect!["pipeline.toml:4: not valid TOML: duplicate key"]);
+    refused(
+        "= canary",
+        &expect![
+            "pipeline.toml:1: not valid TOML: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`"
+        ],
+    );
+    refused(
+        "[lock]\n[lock]\nbackend = \"canary\"",
+        &expect!["pipeline.toml:2: not valid TOML: duplicate key"],
+    );
+}

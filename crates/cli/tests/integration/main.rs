@@ -1,0 +1,8 @@
+//! The `dapper` binary from outside, most of it without any server.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod check;
+mod refusals;
+mod running;
+mod support;
+mod takeover;

@@ -1,0 +1,162 @@
+//! One clear error for each thing that is wrong: exit code, exact text, and no secret in it.
+
+use crate::support::{CANARY, Dapper, EXAMPLE, SMALL, dapper};
+use expect_test::{Expect, expect};
+
+/// What is said of `pipeline` by a command that reaches out to nothing.
+fn check(pipeline: &str, expected: &Expect) {
+    let said = dapper(pipeline, &["check", "--offline", "pipeline.toml"]);
+    assert_eq!((said.code, said.out.as_str()), (Some(1), ""), "{said:?}");
+    expected.assert_eq(&said.err);
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let said = dapper("", &["check", "nowhere.toml"]);
+    assert_eq!(said.code, Some(1));
+    expect![[r#"
+        error: cannot read nowhere.toml: No such file or directory (os error 2)
+    "#]]
+    .assert_eq(&said.err);
+}
+
+#[test]
+fn files_that_are_wrong() {
+    check(
+        &SMALL.replace("connection_string", "conection_string"),
+        &expect![[r#"
+            error: pipeline.toml:4: unknown key "conection_string" in [[inputs]]; did you mean "connection_string"?
+        "#]],
+    );
+    check(
+        &SMALL.replace("${DATABASE_URL}", "${DATABASE_ULR}"),
+        &expect![[r#"
+            error: pipeline.toml:4: the variable DATABASE_ULR is not set
+        "#]],
+    );
+    check(
+        &SMALL.replace("\"${DATABASE_URL}\"", &format!("\"postgres://app:{CANARY}@db/app")),
+        &expect![[r#"
+            error: pipeline.toml:4: not valid TOML: invalid basic string, expected `"`
+        "#]],
+    );
+    check(
+        &format!("[lock]\nbackend = \"etcd\"\nconnection_string = \"http://:{CANARY}@e:2379\"\n{SMALL}"),
+        &expect![[r#"
+            error: pipeline.toml:2: the lock backend "etcd" is not built into this binary yet; use "postgres" or "memory"
+        "#]],
+    );
+    check(
+        &format!("[lock]\nttl = \"2ms\"\n{SMALL}"),
+        &expect![[r#"
+        error: pipeline.toml:2: a lease can't live 2ms: it must be between 100ms and 3600s
+    "#]],
+    );
+}
+
+/// Those of the ancestor's tests.
+#[test]
+fn connection_strings_that_are_none() {
+    for text in ["malformed url", "postgresql:// malformed url"] {
+        let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", text).run();
+        assert_eq!(said.code, Some(1));
+        let expected = "error: pipeline.toml:4: input \"orders-input\": connection_string ";
+        assert!(said.err.starts_with(expected), "{}", said.err);
+        assert_eq!(said.err.lines().count(), 1);
+    }
+    let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", "").run();
+    assert_eq!(said.err, "error: pipeline.toml:4: \"connection_string\" is empty\n");
+    let secret = format!("postgres://app:{CANARY}@[::1/app");
+    let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", &secret).run();
+    assert_eq!(said.code, Some(1));
+    let said = Dapper::new(EXAMPLE, &["run", "pipeline.toml"]).env("LOCK_DATABASE_URL", &secret).run();
+    assert!(said.err.starts_with("error: pipeline.toml:3: connection_string is not a valid"), "{}", said.err);
+}
+
+#[test]
+fn graphs_that_are_none() {
+    let cycle = "[[processes]]
+name = \"again\"
+type = \"log\"
+[[links]]
+input = \"print\"
+process = \"again\"
+[[links]]
+input = \"again\"
+process = \"print\"
+";
+    check(
+        &format!("{SMALL}{cycle}"),
+        &expect![[r#"
+        error: pipeline.toml: processes form a cycle: again, print
+    "#]],
+    );
+}
+
+#[test]
+fn processes_that_refuse_their_settings() {
+    let context = "type = \"log\"\n[processes.execution_context]\nurl = \"http://c4n4ry\"";
+    check(
+        &SMALL.replace("type = \"log\"", context),
+        &expect![[r#"
+        error: pipeline.toml:10: process "print": a process of type "log" takes no "url"
+    "#]],
+    );
+    let context = format!("type = \"webhook\"\n[processes.execution_context]\nmethod = \"{CANARY}\"");
+    check(
+        &SMALL.replace("type = \"log\"", &context),
+        &expect![[r#"
+        error: pipeline.toml:9: process "print": "url" is missing or empty; set it to the endpoint, such as https://example.com/hook
+    "#]],
+    );
+}
+
+#[test]
+fn addresses_that_do_not_answer() {
+    let commands: [&[&str]; 4] = [
+        &["run", "pipeline.toml"],
+        &["check", "pipeline.toml"],
+        &["uninstall", "pipeline.toml"],
+        &["rebase", "pipeline.toml", "orders-input"],
+    ];
+    for arguments in commands {
+        let said = dapper(SMALL, arguments);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let last = said.err.lines().last().unwrap();
+        assert!(last.starts_with("error: pipeline.toml:") && last.contains("127.0.0.1:1"), "{last}");
+        assert!(last.contains("Connection refused"), "{last}");
+    }
+}
+
+#[test]
+fn nothing_secret_is_logged_at_any_level_or_form() {
+    for format in ["text", "json"] {
+        let arguments = ["run", "pipeline.toml", "--log-level", "trace", "--log-format", format];
+        for pipeline in [SMALL, EXAMPLE] {
+            assert_eq!(dapper(pipeline, &arguments).code, Some(1));
+        }
+    }
+}
+
+#[test]
+fn an_input_that_is_not_there() {
+    let said = dapper(SMALL, &["rebase", "pipeline.toml", "order-input"]);
+    assert_eq!(said.code, Some(1));
+    expect![[r#"
+        error: pipeline.toml: there is no input "order-input"; did you mean "orders-input"?
+    "#]]
+    .assert_eq(&said.err);
+}
+
+#[test]
+fn wrong_use_is_code_2() {
+    for arguments in [
+        &["fly", "pipeline.toml"][..],
+        &["run"],
+        &["run", "pipeline.toml", "--concurrency", "0"],
+        &["run", "pipeline.toml", "--log-level", "a=b=c"],
+        &["run", "pipeline.toml", "--drain-deadline", "soon"],
+    ] {
+        assert_eq!(dapper(SMALL, arguments).code, Some(2), "{arguments:?}");
+    }
+}

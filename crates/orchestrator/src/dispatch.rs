@@ -1,0 +1,384 @@
+//! The worker pool: hands events to processes, in order per lane and up to a limit at the same time.
+//!
+//! One mutex guards what may run and what waits; it is never held while a process runs or anything is awaited.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dapper_core::{Delivery, ProcessExitStatus, ProcessStatus};
+use futures::FutureExt;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::ProcessNode;
+use crate::error::{FailureCause, OrchestratorError};
+use crate::lanes::Lanes;
+use crate::plan::Plan;
+use crate::report::Reporter;
+use crate::retry::Backoff;
+use crate::ticket::{InputRun, Job, Retry, Ticket};
+
+/// How many jobs enter under one hold of the lock.
+const ENTER_AT_ONCE: usize = 1024;
+/// How often events that wait for a retry are asked whether they are still valid.
+const VALIDITY_PERIOD: Duration = Duration::from_secs(1);
+
+/// The jobs of a graph and what its workers share.
+pub(crate) struct Pool {
+    plan: Plan,
+    processes: Vec<ProcessNode>,
+    pub(crate) reporter: Reporter,
+    hasher: RandomState,
+    state: Mutex<State>,
+    /// Wakes one idle worker.
+    work: Notify,
+    /// Wakes the timer: a deadline was added, or the phase changed.
+    deadlines: Notify,
+    /// Cuts off the runs that are under way.
+    cut_off: CancellationToken,
+}
+
+struct State {
+    lanes: Lanes<Job>,
+    /// Jobs between two attempts, by the time of the next; each holds its lane.
+    waiting: BTreeMap<(Instant, u64), Job>,
+    entered_waiting: u64,
+    idle: usize,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Everything goes on.
+    Running,
+    /// What is there is finished, but nothing is retried.
+    Draining,
+    /// Nothing more is handed to a process.
+    Closed,
+}
+
+/// What became of a job that a worker took.
+enum Outcome {
+    Handled(Job),
+    Failed(Job, Duration),
+    Abandoned(Job),
+}
+
+impl Pool {
+    pub(crate) fn new(plan: Plan, processes: Vec<ProcessNode>, reporter: Reporter) -> Self {
+        Self {
+            plan,
+            processes,
+            reporter,
+            hasher: RandomState::new(),
+            state: Mutex::new(State {
+                lanes: Lanes::new(),
+                waiting: BTreeMap::new(),
+                entered_waiting: 0,
+                idle: 0,
+                phase: Phase::Running,
+            }),
+            work: Notify::new(),
+            deadlines: Notify::new(),
+            cut_off: CancellationToken::new(),
+        }
+    }
+
+    /// Takes in the events of a delivery. Never waits.
+    pub(crate) fn enter(&self, run: &Arc<InputRun>, delivery: Delivery) {
+        let input = &self.plan.inputs[run.input];
+        let mut events = delivery.into_events().peekable();
+        while events.peek().is_some() {
+            let mut jobs = Vec::with_capacity(ENTER_AT_ONCE.min(events.size_hint().0 * input.entry.len()));
+            for (event, acknowledgement) in events.by_ref().take(ENTER_AT_ONCE) {
+                let ticket =
+                    Ticket::new(event, acknowledgement, input.processes, &input.joins, Arc::clone(run));
+                jobs.extend(input.entry.iter().map(|&route| self.job(route, &ticket)));
+            }
+            let mut refused = Vec::new();
+            let mut state = self.lock();
+            for job in jobs {
+                refused.extend(state.enter(job));
+            }
+            self.wake_workers(state);
+        }
+    }
+
+    /// Gives up the events of a run of an input that has ended, as far as no process is at them.
+    pub(crate) fn abandon(&self, run: &Arc<InputRun>) {
+        run.end();
+        self.abandon_waiting(|job| Arc::ptr_eq(&job.ticket.run, run));
+    }
+
+    /// From now on nothing is retried; what waits for its next attempt is given up.
+    pub(crate) fn drain(&self) {
+        let mut given_up = Vec::new();
+        let mut state = self.lock();
+        if state.phase == Phase::Running {
+            state.phase = Phase::Draining;
+        }
+        for (_, job) in std::mem::take(&mut state.waiting) {
+            given_up.extend(state.lanes.close(job.lane));
+            given_up.push(job);
+        }
+        drop(state);
+    }
+
+    /// Gives up all that no process is at, and lets the workers end.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Closed;
+        let given_up =
+            (std::mem::replace(&mut state.lanes, Lanes::new()), std::mem::take(&mut state.waiting));
+        drop(state);
+        drop(given_up);
+        self.work.notify_waiters();
+        self.deadlines.notify_one();
+    }
+
+    /// Cuts off the runs that are under way; implies [`close`](Self::close).
+    pub(crate) fn cut_off(&self) {
+        self.close();
+        self.cut_off.cancel();
+    }
+
+    /// One worker: runs jobs until the pool is closed.
+    pub(crate) async fn work(&self) {
+        let mut done = None;
+        loop {
+            let job = match self.settle_and_take(done.take()) {
+                Some(job) => job,
+                None => match self.wait_for_job().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            // Processes that never wait must not keep the runtime from everything else, such as renewing a lease.
+            tokio::task::coop::consume_budget().await;
+            done = Some(self.run(job).await);
+        }
+    }
+
+    /// The timer: makes jobs runnable when their next attempt is due, until the pool is closed.
+    pub(crate) async fn keep_time(&self) {
+        let mut ask_at = Instant::now();
+        loop {
+            let Some(next) = self.resume_due() else { return };
+            match next {
+                None => self.deadlines.notified().await,
+                Some(next) => {
+                    if ask_at <= Instant::now() {
+                        self.abandon_waiting(|job| !job.ticket.is_valid());
+                        ask_at = Instant::now() + VALIDITY_PERIOD;
+                    }
+                    tokio::select! {
+                        () = sleep_until(next.min(ask_at)) => {}
+                        () = self.deadlines.notified() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None` when the pool is closed, else the next deadline if there is one.
+    fn resume_due(&self) -> Option<Option<Instant>> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.phase == Phase::Closed {
+            return None;
+        }
+        while let Some(first) = state.waiting.first_entry() {
+            if first.key().0 > now {
+                break;
+            }
+            let job = first.remove();
+            state.lanes.resume(job);
+        }
+        let next = state.waiting.first_key_value().map(|(key, _)| key.0);
+        self.wake_workers(state);
+        Some(next)
+    }
+
+    fn abandon_waiting(&self, which: impl Fn(&Job) -> bool) {
+        let mut given_up = Vec::new();
+        let mut state = self.lock();
+        let keys: Vec<_> = state.waiting.iter().filter(|(_, job)| which(job)).map(|(key, _)| *key).collect();
+        for key in keys {
+            if let Some(job) = state.waiting.remove(&key) {
+                state.lanes.release(job.lane);
+                given_up.push(job);
+            }
+        }
+        self.wake_workers(state);
+    }
+
+    fn job(&self, route: u32, ticket: &Arc<Ticket>) -> Job {
+        let lane = self.hasher.hash_one((route, &ticket.event.location, &ticket.event.id));
+        Job { ticket: Arc::clone(ticket), lane, route, retry: None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes as many idle workers as there are jobs for them.
+    fn wake_workers(&self, state: MutexGuard<'_, State>) {
+        let wanted = state.lanes.runnable().min(state.idle);
+        drop(state);
+        for _ in 0..wanted {
+            self.work.notify_one();
+        }
+    }
+
+    async fn wait_for_job(&self) -> Option<Job> {
+        loop {
+            // Registered before the look, so that a job that comes in between wakes it.
+            let mut woken = pin!(self.work.notified());
+            woken.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.phase == Phase::Closed {
+                    return None;
+                }
+                if let Some(job) = state.lanes.take() {
+                    return Some(job);
+                }
+                state.idle += 1;
+            }
+            woken.await;
+            self.lock().idle -= 1;
+        }
+    }
+
+    /// Writes down what became of one job, and takes the next, under one hold of the lock.
+    fn settle_and_take(&self, done: Option<Outcome>) -> Option<Job> {
+        let onward = match &done {
+            Some(Outcome::Handled(job)) => self.onward(job),
+            _ => Vec::new(),
+        };
+        // Jobs are dropped after the lock is: the last one of an event wakes its input.
+        let mut refused = Vec::new();
+        let mut finished = None;
+        let mut state = self.lock();
+        match done {
+            None => {}
+            Some(Outcome::Handled(job)) => {
+                for job in onward {
+                    refused.extend(state.enter(job));
+                }
+                state.lanes.release(job.lane);
+                job.ticket.handled_by_one();
+                finished = Some(job);
+            }
+            Some(Outcome::Abandoned(job)) => {
+                state.lanes.release(job.lane);
+                finished = Some(job);
+            }
+            Some(Outcome::Failed(job, delay)) => match state.phase {
+                Phase::Running => {
+                    let key = (Instant::now() + delay, state.entered_waiting);
+                    state.entered_waiting += 1;
+                    state.waiting.insert(key, job);
+                    if state.waiting.first_key_value().is_some_and(|first| *first.0 == key) {
+                        self.deadlines.notify_one();
+                    }
+                }
+                Phase::Draining | Phase::Closed => {
+                    refused.extend(state.lanes.close(job.lane));
+                    finished = Some(job);
+                }
+            },
+        }
+        let next = if state.phase == Phase::Closed { None } else { state.lanes.take() };
+        self.wake_workers(state);
+        drop((refused, finished));
+        next
+    }
+
+    /// The jobs that become possible because `job` was handled.
+    fn onward(&self, job: &Job) -> Vec<Job> {
+        let next = self.plan.routes[job.route as usize].next.iter();
+        next.filter(|&&route| job.ticket.join(self.plan.routes[route as usize].local))
+            .map(|&route| self.job(route, &job.ticket))
+            .collect()
+    }
+
+    async fn run(&self, job: Job) -> Outcome {
+        if !job.ticket.is_valid() {
+            return Outcome::Abandoned(job);
+        }
+        let node = &self.processes[self.plan.routes[job.route as usize].process];
+        let result = {
+            let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
+            tokio::select! {
+                biased;
+                result = call => Some(result),
+                () = self.cut_off.cancelled() => None,
+            }
+        };
+        let (status, cause) = match result {
+            None => return Outcome::Abandoned(job),
+            Some(Ok(Ok(status))) if status.status == ProcessExitStatus::Fail => {
+                (status, FailureCause::Status)
+            }
+            Some(Ok(Ok(status))) => {
+                for line in &status.logs {
+                    tracing::info!(process = node.process.id(), "{line}");
+                }
+                return Outcome::Handled(job);
+            }
+            Some(Ok(Err(error))) => (ProcessStatus::default(), FailureCause::Error(error)),
+            Some(Err(panic)) => {
+                (ProcessStatus::default(), FailureCause::Panicked(panic_message(panic.as_ref())))
+            }
+        };
+        self.failed(job, node, status.logs, cause)
+    }
+
+    fn failed(&self, mut job: Job, node: &ProcessNode, logs: Vec<String>, source: FailureCause) -> Outcome {
+        let event = job.event();
+        let attempt = event.attempt.unwrap_or(1).max(1);
+        let retry = job.retry.take().unwrap_or_else(|| {
+            Box::new(Retry {
+                event: job.ticket.event.clone(),
+                failures: 0,
+                backoff: Backoff::new(node.policy.initial_backoff, node.policy.max_backoff),
+            })
+        });
+        let retry = job.retry.insert(retry);
+        retry.failures = retry.failures.saturating_add(1);
+        retry.event.attempt = Some(attempt.saturating_add(1));
+        let exhausted = node.policy.is_exhausted(retry.failures);
+        let delay = if exhausted { retry.backoff.longest() } else { retry.backoff.next() };
+        let event = &job.ticket.event;
+        self.reporter.report(OrchestratorError::ProcessFailed {
+            process: node.process.id().to_owned(),
+            location: event.location.to_string(),
+            id: event.id.clone(),
+            event_id: event.event_id.clone(),
+            attempt,
+            exhausted,
+            logs,
+            source,
+        });
+        if job.ticket.is_valid() { Outcome::Failed(job, delay) } else { Outcome::Abandoned(job) }
+    }
+}
+
+impl State {
+    fn enter(&mut self, job: Job) -> Option<Job> {
+        if self.phase == Phase::Closed { Some(job) } else { self.lanes.enter(job.lane, job) }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

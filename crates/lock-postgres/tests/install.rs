@@ -3,6 +3,8 @@
 use dapper_lock::{HolderId, LockErrorKind, LockStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
 
+use dapper_testkit::{Server, ServerOptions};
+
 use crate::support::{SHORT, TTL, acquire, chain, config, database, granted, manager, resource, store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,4 +76,25 @@ async fn a_server_that_only_reads_is_refused() {
     owner.batch_execute(&setting).await.unwrap();
     let error = store(&database).install().await.unwrap_err();
     assert_eq!(error.kind, LockErrorKind::Refused, "{}", chain(&error));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_is_refused_and_a_primary_found_among_several_hosts() {
+    let (primary, standby) = tokio::task::spawn_blocking(|| {
+        let primary = Server::start(&ServerOptions::default()).unwrap();
+        let standby = Server::standby_of(&primary).unwrap();
+        (primary, standby)
+    })
+    .await
+    .unwrap();
+    let on = |server: &Server| server.url("postgres").parse::<tokio_postgres::Config>().unwrap();
+    let store = |config| PostgresLockStore::new(config, PostgresLockOptions::default());
+    let error = store(on(&standby)).try_acquire(&resource(), &HolderId::random(), TTL).await.unwrap_err();
+    assert_eq!(error.kind, LockErrorKind::Refused);
+    assert!(chain(&error).contains("standby"), "{}", chain(&error));
+
+    let mut several = on(&standby);
+    several.host("127.0.0.1").port(on(&primary).get_ports()[0]);
+    granted(&store(several), HolderId::random(), TTL).await;
+    tokio::task::spawn_blocking(move || drop((standby, primary))).await.unwrap();
 }

@@ -191,12 +191,6 @@ impl Progress {
         }
     }
 
-    /// How many chunks are outstanding.
-    #[must_use]
-    pub(crate) fn outstanding(&self) -> usize {
-        self.targets.iter().map(|target| target.outstanding.len()).sum()
-    }
-
     /// Whether the cursor row must be written.
     #[must_use]
     pub(crate) fn is_dirty(&self) -> bool {

@@ -24,7 +24,8 @@ pub(crate) struct InvalidSnapshot {
 }
 
 impl Snapshot {
-    /// The snapshot that sees nothing: with it as the start, everything is unread.
+    /// The snapshot that sees nothing: with it as the start, everything is unread. A new cursor row has it.
+    #[cfg(test)]
     #[must_use]
     pub(crate) fn beginning() -> Self {
         Self { xmin: 1, xmax: 1, xip: Vec::new() }

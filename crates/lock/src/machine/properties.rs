@@ -64,8 +64,14 @@ impl Driven {
 #[derive(Clone, Debug)]
 enum Event {
     Pass(u32),
+    /// Time passes and no timer fires: the machine is suspended, or starved.
+    PassUnnoticed(u32),
     Grant(u64),
-    Held { own: bool, token: u64, remaining: u32 },
+    Held {
+        own: bool,
+        token: u64,
+        remaining: u32,
+    },
     TryFails(LockErrorKind),
     Waited(bool),
     Renewed,
@@ -82,7 +88,8 @@ fn kinds() -> impl Strategy<Value = LockErrorKind> {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        4 => (0..120_u32).prop_map(Event::Pass),
+        3 => (0..120_u32).prop_map(Event::Pass),
+        2 => (0..120_u32).prop_map(Event::PassUnnoticed),
         3 => (1..30_u64).prop_map(Event::Grant),
         1 => (any::<bool>(), 1..30_u64, 0..100_u32)
             .prop_map(|(own, token, remaining)| Event::Held { own, token, remaining }),
@@ -113,6 +120,7 @@ fn number(number: u64) -> FencingToken {
 fn to_input(event: &Event, driven: &Driven, sends: &mut Sends) -> Option<Input> {
     Some(match event {
         Event::Pass(_) => Input::Tick,
+        Event::PassUnnoticed(_) => return None,
         Event::Grant(token) => {
             let (request, sent) = sends.try_open.take()?;
             sends.confirmed = Some(sent);
@@ -151,7 +159,7 @@ proptest! {
         let mut driven = Driven::new();
         let mut sends = Sends::default();
         for event in history {
-            if let Event::Pass(steps) = event {
+            if let Event::Pass(steps) | Event::PassUnnoticed(steps) = event {
                 now = now.after(STEP * steps);
             }
             let valid_before = driven.valid(now).is_some();

@@ -109,7 +109,8 @@ impl World {
             prop_assert!(!self.handled.contains(&seq) || attempt > 1);
         }
         self.outstanding.push_back(chunk);
-        prop_assert_eq!(self.progress.outstanding(), self.outstanding.len());
+        let outstanding: usize = self.progress.targets.iter().map(|target| target.outstanding.len()).sum();
+        prop_assert_eq!(outstanding, self.outstanding.len());
         Ok(true)
     }
 

@@ -133,7 +133,13 @@ impl Receipt {
     /// Whether every event is settled: handled or abandoned.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.shared.unsettled.load(Ordering::Acquire) == 0
+        self.unsettled() == 0
+    }
+
+    /// How many events are not settled yet.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.shared.unsettled.load(Ordering::Acquire)
     }
 
     /// How many events from the start of the delivery are handled without a gap.
@@ -178,8 +184,7 @@ impl fmt::Debug for Delivery {
 
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unsettled = self.shared.unsettled.load(Ordering::Relaxed);
-        f.debug_struct("Receipt").field("unsettled", &unsettled).finish_non_exhaustive()
+        f.debug_struct("Receipt").field("unsettled", &self.unsettled()).finish_non_exhaustive()
     }
 }
 
@@ -206,7 +211,7 @@ mod tests {
         pairs.pop().unwrap().1.handled();
         pairs.remove(0).1.handled();
         assert_eq!((&mut receipt).now_or_never(), None);
-        assert_eq!(receipt.handled_prefix(), 1);
+        assert_eq!((receipt.handled_prefix(), receipt.unsettled()), (1, 1));
         pairs.pop().unwrap().1.handled();
         assert_eq!((&mut receipt).now_or_never(), Some(()));
         assert!(receipt.is_handled());

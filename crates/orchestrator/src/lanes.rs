@@ -1,7 +1,8 @@
 //! One lane per key: what may run now, and what waits for the one before it. Pure; moves jobs, runs none.
 
+use std::cmp::Ordering;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// The number of a lane: a hash of what must stay in order. Two keys with one number only wait for each other
@@ -9,67 +10,100 @@ use std::hash::{BuildHasherDefault, Hasher};
 pub(crate) type LaneId = u64;
 
 /// Jobs by lane. At most one job of a lane is runnable or out at a time: the lane's *holder*.
+///
+/// Of the runnable jobs the oldest comes first: inputs record their progress up to the oldest event that is not handled,
+/// so a key with many events must not fall behind the others.
 #[derive(Debug)]
 pub(crate) struct Lanes<J> {
     occupied: HashMap<LaneId, Lane<J>, BuildHasherDefault<Prehashed>>,
-    runnable: VecDeque<J>,
+    runnable: BinaryHeap<Aged<J>>,
+    entered: u64,
 }
 
 #[derive(Debug)]
 struct Lane<J> {
-    behind: VecDeque<J>,
+    behind: VecDeque<Aged<J>>,
     closed: bool,
 }
 
+/// A job and when it entered; the greatest is the oldest.
+#[derive(Debug)]
+struct Aged<J> {
+    entered: u64,
+    job: J,
+}
+
+impl<J> Ord for Aged<J> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.entered.cmp(&self.entered)
+    }
+}
+
+impl<J> PartialOrd for Aged<J> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<J> PartialEq for Aged<J> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<J> Eq for Aged<J> {}
+
 impl<J> Lanes<J> {
     pub(crate) fn new() -> Self {
-        Self { occupied: HashMap::default(), runnable: VecDeque::new() }
+        Self { occupied: HashMap::default(), runnable: BinaryHeap::new(), entered: 0 }
     }
 
     /// Adds a job at the end of its lane. Gives it back when the lane is closed.
     pub(crate) fn enter(&mut self, lane: LaneId, job: J) -> Option<J> {
+        self.entered += 1;
+        let aged = Aged { entered: self.entered, job };
         match self.occupied.entry(lane) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Lane { behind: VecDeque::new(), closed: false });
-                self.runnable.push_back(job);
+                self.runnable.push(aged);
                 None
             }
-            Entry::Occupied(lane) if lane.get().closed => Some(job),
+            Entry::Occupied(lane) if lane.get().closed => Some(aged.job),
             Entry::Occupied(mut lane) => {
-                lane.get_mut().behind.push_back(job);
+                lane.get_mut().behind.push_back(aged);
                 None
             }
         }
     }
 
-    /// The job that has been runnable longest. It holds its lane until [`release`](Self::release).
+    /// The oldest runnable job. It holds its lane until [`release`](Self::release).
     pub(crate) fn take(&mut self) -> Option<J> {
-        self.runnable.pop_front()
+        self.runnable.pop().map(|aged| aged.job)
     }
 
-    /// Makes a lane's holder, which was taken and not released, runnable again.
+    /// Makes a lane's holder, which was taken and not released, runnable again, before all others.
     pub(crate) fn resume(&mut self, job: J) {
-        self.runnable.push_back(job);
+        self.runnable.push(Aged { entered: 0, job });
     }
 
     /// The lane's holder is done: the one behind it becomes runnable.
     pub(crate) fn release(&mut self, lane: LaneId) {
         let Entry::Occupied(mut entry) = self.occupied.entry(lane) else { return };
         match entry.get_mut().behind.pop_front() {
-            Some(job) => self.runnable.push_back(job),
+            Some(aged) => self.runnable.push(aged),
             None if entry.get().closed => {}
             None => drop(entry.remove()),
         }
     }
 
     /// The lane's holder was given up: nothing of this lane may run after it. Gives back those behind it.
-    pub(crate) fn close(&mut self, lane: LaneId) -> VecDeque<J> {
+    pub(crate) fn close(&mut self, lane: LaneId) -> Vec<J> {
         match self.occupied.get_mut(&lane) {
             Some(lane) => {
                 lane.closed = true;
-                std::mem::take(&mut lane.behind)
+                std::mem::take(&mut lane.behind).into_iter().map(|aged| aged.job).collect()
             }
-            None => VecDeque::new(),
+            None => Vec::new(),
         }
     }
 
@@ -102,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_runs_one_at_a_time_in_order_and_at_the_back_of_the_queue() {
+    fn a_lane_runs_one_at_a_time_in_order_and_the_oldest_goes_first() {
         let mut lanes = Lanes::new();
         for (lane, job) in [(1, "a1"), (1, "a2"), (2, "b1"), (1, "a3"), (3, "c1")] {
             assert_eq!(lanes.enter(lane, job), None);
@@ -110,8 +144,8 @@ mod tests {
         assert_eq!(lanes.runnable(), 3);
         assert_eq!(lanes.take(), Some("a1"));
         lanes.release(1);
+        assert_eq!(lanes.take(), Some("a2"), "a2 is older than b1");
         assert_eq!((lanes.take(), lanes.take()), (Some("b1"), Some("c1")));
-        assert_eq!(lanes.take(), Some("a2"));
         assert_eq!(lanes.take(), None, "a3 waits for a2");
         lanes.resume("a2");
         assert_eq!((lanes.take(), lanes.take()), (Some("a2"), None), "a retried job keeps its lane");

@@ -22,9 +22,15 @@ use crate::wake_up::{Action, WakeUp};
 /// Bounds of one batch: a change set holds at most 1,000 changes, and its payload some bytes for each.
 const LIMITS: Limits = Limits { rows: 1_000, bytes: 256 * 1024 };
 /// Batches handed out and not finished, at most.
-const MAX_OUTSTANDING_BATCHES: usize = 16;
-/// Events handed out and not finished, beyond which no further batch is read.
+const MAX_OUTSTANDING_BATCHES: usize = 1_000;
+/// Events in these batches, beyond which no further one is read. Only where some events take far longer than others do
+/// this many come together.
 const MAX_OUTSTANDING_EVENTS: usize = 20_000;
+/// Events that no process has handled, beyond which no further batch is read. More would keep no process busier, and after
+/// a crash all of them come again.
+const MAX_UNSETTLED_EVENTS: usize = 2_000;
+/// How often a reader without room looks whether a batch behind the oldest one has made some.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// Foreign notifications are reported at most this often.
 const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -139,7 +145,7 @@ impl<'a> Holder<'a> {
             self.rotation
                 .tick(self.client, &mut self.slot, self.progress.prev(), self.cursor.token())
                 .await?;
-            let action = if self.has_room() { self.step().await? } else { Action::Wait(Duration::MAX) };
+            let action = if self.has_room() { self.step().await? } else { Action::Wait(LOOK_FOR_ROOM) };
             let limit = match action {
                 Action::ReadNow => continue,
                 Action::SetAwake => {
@@ -160,7 +166,7 @@ impl<'a> Holder<'a> {
                 () = stop.cancelled() => {}
                 () = async { match front { Some(receipt) => receipt.await, None => std::future::pending().await } } => {}
                 () = notifications.wake.notified(), if room => {}
-                () = tokio::time::sleep(limit.min(Duration::from_secs(60))) => {}
+                () = tokio::time::sleep(limit) => {}
             }
         }
         Ok(())
@@ -192,8 +198,10 @@ impl<'a> Holder<'a> {
     }
 
     fn has_room(&self) -> bool {
-        self.outstanding.len() < MAX_OUTSTANDING_BATCHES
-            && self.outstanding.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
+        let batches = &self.outstanding;
+        batches.len() < MAX_OUTSTANDING_BATCHES
+            && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
+            && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < MAX_UNSETTLED_EVENTS
     }
 
     /// Takes in what was handled, in order.

@@ -197,10 +197,9 @@ impl Receiver {
     pub async fn wait_for(&self, wanted: usize, limit: Duration) -> Result<Vec<Received>, TooFew> {
         let mut count = self.shared.count.subscribe();
         let came = tokio::time::timeout(limit, count.wait_for(|&count| count >= wanted)).await;
-        match came {
-            Ok(Ok(_)) => Ok(self.requests()),
-            _ => Err(TooFew { received: self.count(), wanted, waited: limit }),
-        }
+        // What it found locks the count, which whoever records a request needs while it holds the requests.
+        let came = came.is_ok_and(|found| found.map(drop).is_ok());
+        if came { Ok(self.requests()) } else { Err(TooFew { received: self.count(), wanted, waited: limit }) }
     }
 
     /// Resolves when another request arrives after this call.

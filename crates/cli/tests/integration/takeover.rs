@@ -34,10 +34,7 @@ async fn nothing_is_lost_repeated_unmarked_or_reordered_while_the_holder_is_kill
     let mut cluster = Cluster::new(ClusterOptions {
         program: env!("CARGO_BIN_EXE_dapper").into(),
         pipeline: PIPELINE.into(),
-        environment: vec![
-            ("DATABASE_URL".into(), database.url()),
-            ("RECEIVER_URL".into(), receiver.url()),
-        ],
+        environment: vec![("DATABASE_URL".into(), database.url()), ("RECEIVER_URL".into(), receiver.url())],
     })
     .unwrap();
     for _ in 0..2 {

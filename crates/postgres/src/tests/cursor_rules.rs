@@ -317,3 +317,20 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert_eq!((marked, attempt), (vec![true, false], 2));
 }
+
+#[tokio::test]
+async fn a_holder_that_was_replaced_cannot_write_the_cursor_and_says_by_whom() {
+    let fixture = Fixture::new(ORDERS).await;
+    let (client, schema, server) =
+        (fixture.session.client(), &fixture.options.names.schema, &fixture.session.server);
+    let mut first = Cursor::seal(client, schema, server, 3).await.unwrap();
+    first.cursor.save(client, &first.position).await.unwrap();
+    let mut second = Cursor::seal(client, schema, server, 5).await.unwrap();
+    let fenced = first.cursor.save(client, &first.position).await;
+    assert!(matches!(fenced, Err(PostgresError::Fenced { sealed: 5, ours: 3 })), "{fenced:?}");
+    second.cursor.save(client, &second.position).await.unwrap();
+    for late in [3, 4, 5] {
+        let refused = Cursor::seal(client, schema, server, late).await.err();
+        assert!(matches!(refused, Some(PostgresError::Fenced { sealed: 5, .. })), "{refused:?}");
+    }
+}

@@ -110,25 +110,66 @@ async fn a_lost_connection_ends_the_input_and_nothing_is_lost() {
     next.stop().await;
 }
 
-#[tokio::test]
-async fn an_idle_reader_is_asleep_and_wakes_for_a_slow_writer() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_found_the_reader_awake_is_not_forgotten_when_that_goes_to_sleep() {
     let (database, client) = orders().await;
     let store = Arc::new(MemoryStore::new());
     let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
     wait_until_covered(&client, "orders").await;
     wait_until(&client, "SELECT last_value = 0 FROM dapper_i.wake_up").await;
+    let deliveries = std::mem::replace(&mut replica.deliveries, tokio::sync::mpsc::channel(1).1);
+    let (mut ids, handling) = handle_in_background(deliveries);
+
+    // Writers keep the reader awake; meanwhile a slow one writes and, finding it awake, sends no notification.
+    let busy = database.connect().await.unwrap();
+    let stop = dapper_core::CancellationToken::new();
+    let stopped = stop.clone();
+    let writing = tokio::spawn(async move {
+        let mut id = 1_000;
+        while !stopped.is_cancelled() {
+            busy.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+            id += 1;
+        }
+    });
     let slow = database.connect().await.unwrap();
-    slow.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO orders VALUES (1)").await.unwrap();
-    for id in 2..=20 {
-        client.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+    let is_awake = "SELECT last_value = 1 FROM dapper_i.wake_up";
+    loop {
+        wait_until(&client, is_awake).await;
+        slow.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO orders VALUES (1)")
+            .await
+            .unwrap();
+        if client.query_one(is_awake, &[]).await.unwrap().get(0) {
+            break;
+        }
+        slow.batch_execute("ROLLBACK").await.unwrap();
     }
-    assert_eq!(replica.handle_all(19).await.len(), 19);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.cancel();
+    writing.await.unwrap();
+
+    // The others are done, the reader goes to sleep, and only then does the slow one commit.
+    wait_until(&client, "SELECT last_value = 0 FROM dapper_i.wake_up").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let committed = std::time::Instant::now();
     slow.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(replica.handle_all(1).await[0].id, "1");
+    while tokio::time::timeout(WAIT, ids.recv()).await.unwrap().unwrap() != "1" {}
     assert!(committed.elapsed() < Duration::from_secs(2), "only the backstop woke the reader");
-    replica.stop().await;
+    handling.abort();
+}
+
+/// Handles whatever is delivered, and passes on the ids.
+fn handle_in_background(
+    mut deliveries: tokio::sync::mpsc::Receiver<dapper_core::Delivery>,
+) -> (tokio::sync::mpsc::UnboundedReceiver<String>, tokio::task::JoinHandle<()>) {
+    let (sender, ids) = tokio::sync::mpsc::unbounded_channel();
+    let handling = tokio::spawn(async move {
+        while let Some(delivery) = deliveries.recv().await {
+            for (event, acknowledgement) in delivery.into_events() {
+                acknowledgement.handled();
+                let _ = sender.send(event.id);
+            }
+        }
+    });
+    (ids, handling)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,7 @@ use duct::Expression;
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     failed: Vec<&'static str>,
+    skipped: Vec<&'static str>,
 }
 
 impl Steps {
@@ -29,8 +30,17 @@ impl Steps {
         }
     }
 
+    /// Leaves a step out, and says so here and at the end.
+    pub(crate) fn skip(&mut self, name: &'static str, reason: &str) {
+        eprintln!("--- {name}: SKIPPED: {reason}");
+        self.skipped.push(name);
+    }
+
     /// The verdict.
     pub(crate) fn finish(self) -> Result<()> {
+        if !self.skipped.is_empty() {
+            eprintln!("--- not done: {}", self.skipped.join(", "));
+        }
         if self.failed.is_empty() {
             return Ok(());
         }

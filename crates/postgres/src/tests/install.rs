@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dapper_lock::MemoryStore;
-use dapper_testkit::Database;
+use dapper_testkit::{Database, Server, ServerOptions};
 
 use super::support::{Fixture, config, locks};
 use crate::coverage;
@@ -118,14 +118,12 @@ async fn a_newer_layout_is_refused() {
 
 #[tokio::test]
 async fn bad_addresses_and_rights_are_one_clear_error_each() {
-    let database = Database::create().await.unwrap();
+    // A server of its own: it makes roles, and asks for passwords.
+    let server =
+        tokio::task::spawn_blocking(|| Server::start(&ServerOptions::default()).unwrap()).await.unwrap();
+    let database = Database::create_on(&server).await.unwrap();
     let client = database.connect().await.unwrap();
-    client
-        .batch_execute(
-            "DO $$ BEGIN CREATE ROLE dapper_test_poor LOGIN PASSWORD 'canary-poor'; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
-        )
-        .await
-        .unwrap();
+    client.batch_execute("CREATE ROLE dapper_test_poor LOGIN PASSWORD 'canary-poor'").await.unwrap();
     let refused = async |url: String| {
         let store = Arc::new(MemoryStore::new());
         let error = PostgresInput::new(config("i", url), locks(&store)).await.unwrap_err();

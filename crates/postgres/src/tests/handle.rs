@@ -6,22 +6,24 @@ use std::time::Duration;
 use dapper_core::ErrorKind;
 use dapper_lock::MemoryStore;
 use dapper_testkit::{Database, Server, ServerOptions, StopMode};
+use tokio_postgres::Client;
 
 use super::support::{Replica, WAIT, config, locks, wait_until, wait_until_covered};
 
-async fn orders() -> (Database, tokio_postgres::Client) {
+/// A database with a table, and a replica that holds the lease and has the table under capture.
+async fn leading() -> (Database, Client, Arc<MemoryStore>, Replica) {
     let database = Database::create().await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY, v int)").await.unwrap();
-    (database, client)
+    let store = Arc::new(MemoryStore::new());
+    let replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    wait_until_covered(&client, "orders").await;
+    (database, client, store, replica)
 }
 
 #[tokio::test]
 async fn a_stopped_replica_hands_over_without_a_repeat() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (database, client, store, mut first) = leading().await;
     let mut second = Replica::start(config("i", database.url()), locks(&store)).await;
     client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
     let events = first.handle_all(1).await;
@@ -36,10 +38,7 @@ async fn a_stopped_replica_hands_over_without_a_repeat() {
 
 #[tokio::test]
 async fn what_was_handed_out_and_not_handled_comes_again_marked() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (database, client, store, mut first) = leading().await;
     client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
     let delivery = tokio::time::timeout(WAIT, first.deliveries.recv()).await.unwrap().unwrap();
     first.task.abort();
@@ -57,10 +56,7 @@ async fn what_was_handed_out_and_not_handled_comes_again_marked() {
 
 #[tokio::test]
 async fn abandoned_events_end_the_input_and_come_again() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut first = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (database, client, store, mut first) = leading().await;
     client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
     drop(tokio::time::timeout(WAIT, first.deliveries.recv()).await.unwrap().unwrap());
     let error = tokio::time::timeout(WAIT, first.task).await.unwrap().unwrap().unwrap_err();
@@ -72,10 +68,7 @@ async fn abandoned_events_end_the_input_and_come_again() {
 
 #[tokio::test]
 async fn a_slow_event_does_not_stop_the_others() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (_database, client, _store, mut replica) = leading().await;
     client.batch_execute("INSERT INTO orders VALUES (0)").await.unwrap();
     let slow = tokio::time::timeout(WAIT, replica.deliveries.recv()).await.unwrap().unwrap();
     for id in 1..=10 {
@@ -94,10 +87,7 @@ async fn a_slow_event_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn a_lost_connection_ends_the_input_and_nothing_is_lost() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let replica = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (database, client, store, replica) = leading().await;
     client
         .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dapper i' AND datname = current_database()")
         .await
@@ -112,10 +102,7 @@ async fn a_lost_connection_ends_the_input_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_found_the_reader_awake_is_not_forgotten_when_that_goes_to_sleep() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (database, client, _store, mut replica) = leading().await;
     wait_until(&client, "SELECT last_value = 0 FROM dapper_i.wake_up").await;
     let deliveries = std::mem::replace(&mut replica.deliveries, tokio::sync::mpsc::channel(1).1);
     let (mut ids, handling) = handle_in_background(deliveries);
@@ -223,10 +210,7 @@ async fn nothing_that_a_crash_could_undo_is_delivered() {
 
 #[tokio::test]
 async fn a_table_created_while_running_is_covered_within_seconds() {
-    let (database, client) = orders().await;
-    let store = Arc::new(MemoryStore::new());
-    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
-    wait_until_covered(&client, "orders").await;
+    let (_database, client, _store, mut replica) = leading().await;
     client.batch_execute("CREATE TABLE later (id int PRIMARY KEY)").await.unwrap();
     let created = std::time::Instant::now();
     wait_until_covered(&client, "later").await;

@@ -27,6 +27,28 @@ const EXAMPLE: &str = r#"Example:
 
 Run it as often as you like, on as many machines as you like: one replica reads, the others stand by."#;
 
+const RUN: &str = "\
+Example:
+  dapper run pipeline.toml --concurrency 16 --log-format json
+
+Exit code: 0 after a signal, 1 with one line on standard error when it cannot start, 2 for wrong use, 130 or 143 after a
+second signal.";
+
+const CHECK: &str = "\
+Examples:
+  dapper check --offline pipeline.toml      in a build, without any server
+  dapper check --json pipeline.toml | jq .reached
+
+Exit code: 0 when it is good, 1 with one line on standard error when not, 2 for wrong use.";
+
+const UNINSTALL: &str = "\
+Example:
+  dapper uninstall pipeline.toml";
+
+const REBASE: &str = "\
+Example:
+  dapper rebase pipeline.toml orders-input";
+
 /// Hands every committed change of a PostgreSQL database to processes, over many replicas.
 #[derive(Debug, Parser)]
 #[command(name = "dapper", version, after_help = EXAMPLE, arg_required_else_help = true)]
@@ -54,13 +76,40 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs a pipeline until SIGTERM or Ctrl-C; a second one ends it at once.
+    /// Runs a pipeline until SIGTERM or Ctrl-C.
+    ///
+    /// Installs triggers in the databases of the inputs, waits for the lease of each, and hands every committed change
+    /// to the processes linked to it. Start as many replicas as you like: of each input one reads, and when it stops or
+    /// dies another goes on where it was.
+    ///
+    /// The first signal lets events that are under way come to their end, a second one ends it at once. What was not
+    /// finished is delivered again, marked by an attempt above 1. Processes of type "log" write to standard output,
+    /// everything else is on standard error.
+    #[command(after_help = RUN)]
     Run(Run),
-    /// Reads a pipeline file, builds its graph, reaches its addresses, and says what it found. Changes nothing.
+    /// Says whether a pipeline would run. Changes nothing.
+    ///
+    /// Reads the file, puts the variables of the environment in, builds the graph, and tries the address of the lock
+    /// store and those of all inputs and processes: whether a database answers, is no standby, is PostgreSQL 13 or
+    /// newer, and lets this role install. Webhooks are connected to, and sent nothing.
+    #[command(after_help = CHECK)]
     Check(Check),
     /// Removes everything that the inputs of a pipeline have installed in their databases.
+    ///
+    /// That is their triggers, and the schema of each input with its cursor and all changes that were not delivered
+    /// yet. Stop all replicas first: it refuses while one is connected. Waits for no table for long; where one is too
+    /// busy, the rest stays, and calling again goes on from there.
+    ///
+    /// Leases that the file keeps at an address of their own stay there, since other pipelines may share the table.
+    #[command(after_help = UNINSTALL)]
     Uninstall(Uninstall),
-    /// Takes a restored or moved database for an input's own, and delivers again what is still recorded in it.
+    /// Takes a restored or moved database for an input's own.
+    ///
+    /// Where an input has read to is written down in transaction ids, which mean nothing in another database cluster.
+    /// So after a restore from a dump, or a move to another server, an input refuses to start. This accepts the database
+    /// that its connection_string now leads to, and has every change that is still recorded there delivered again,
+    /// marked as a possible repeat. Stop all replicas first.
+    #[command(after_help = REBASE)]
     Rebase(Rebase),
 }
 
@@ -71,7 +120,7 @@ pub(crate) struct Run {
     /// How many processes run at the same time.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) concurrency: u16,
-    /// How long events that are under way may go on after a signal.
+    /// How long events that are under way may go on after a signal, such as 10s or "1m 30s".
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_deadline: Duration,
 }
@@ -80,10 +129,10 @@ pub(crate) struct Run {
 pub(crate) struct Check {
     /// The pipeline file.
     pub(crate) pipeline: PathBuf,
-    /// Reach no address.
+    /// Try no address.
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Print JSON.
+    /// Print what was found as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -98,7 +147,7 @@ pub(crate) struct Uninstall {
 pub(crate) struct Rebase {
     /// The pipeline file.
     pub(crate) pipeline: PathBuf,
-    /// The name of the input.
+    /// The name of the input, as in the pipeline file.
     pub(crate) input: String,
 }
 

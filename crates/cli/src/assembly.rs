@@ -10,7 +10,7 @@ use dapper_core::{
 };
 use dapper_orchestrator::{GraphWarning, Orchestrator};
 
-use crate::pipeline::{InputSection, Pipeline, Problem, ProcessSection, did_you_mean};
+use crate::pipeline::{CONNECTION_STRING, InputSection, Pipeline, Problem, ProcessSection, did_you_mean};
 
 /// A pipeline and the name of the file it came from.
 #[derive(Debug)]
@@ -84,11 +84,26 @@ impl Loaded {
         builder.build().map_err(|error| self.problem(None, error.to_string()).into())
     }
 
+    /// What an input says of its configuration, in the line of the key at fault.
+    pub(crate) fn input_problem(&self, section: &InputSection, error: &InputError) -> Problem {
+        match error {
+            InputError::Config { key, reason, .. } => {
+                let reason = format!("input {:?}: {reason}", section.config.name);
+                self.problem(section.lines.of(key.as_deref()), reason)
+            }
+            other => self.problem(section.lines.of(None), other.to_string()),
+        }
+    }
+
     fn input_error(&self, section: &InputSection, error: RegistryError) -> anyhow::Error {
         match error {
-            RegistryError::Input(InputError::Config { key, reason, .. }) => {
-                let reason = format!("input {:?}: {reason}", section.config.name);
-                self.problem(section.lines.of(key.as_deref()), reason).into()
+            RegistryError::Input(error @ InputError::Config { .. }) => {
+                self.input_problem(section, &error).into()
+            }
+            // It could not do with what it found at its address.
+            RegistryError::Input(error) => {
+                let line = section.lines.of(Some(CONNECTION_STRING));
+                anyhow::Error::new(error).context(self.problem(line, "cannot start this input"))
             }
             other => anyhow::Error::new(other)
                 .context(self.problem(section.lines.of(None), "cannot start this input")),

@@ -4,18 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dapper_core::{Input, Registry};
+use dapper_core::{Input, InputConfig, Registry};
 use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
-use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore};
-use dapper_postgres::{ConnectionString, PostgresError, PostgresInput};
-use secrecy::SecretString;
+use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
+use dapper_postgres::{ConnectionString, Names, PostgresError, PostgresInput};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_postgres::NoTls;
 use url::Url;
 
 use crate::assembly::Loaded;
-use crate::pipeline::{Backend, InputSection, Pipeline, Problem, ProcessSection};
+use crate::pipeline::{Backend, CONNECTION_STRING, InputSection, Pipeline, Problem, ProcessSection};
 
 const POSTGRES: &str = "postgres";
 
@@ -24,10 +22,8 @@ pub(crate) const INPUT_TYPES: [(&str, &[&str]); 1] = [(POSTGRES, &dapper_postgre
 /// The types of processes.
 pub(crate) const PROCESS_TYPES: [&str; 2] = ["log", dapper_webhook::KIND];
 
-/// How long reaching one address may take.
+/// How long reaching a process's address may take.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
-/// The oldest PostgreSQL that works, as `server_version_num` counts.
-const OLDEST_POSTGRES: i32 = 130_000;
 
 /// An address that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,30 +46,27 @@ pub(crate) fn validate(loaded: &Loaded) -> Result<(), Problem> {
     lease_config(loaded)?;
     if let Some(text) = &lock.connection_string {
         ConnectionString::parse(text)
-            .map_err(|error| loaded.problem(line("connection_string"), error.to_string()))?;
+            .map_err(|error| loaded.problem(line(CONNECTION_STRING), error.to_string()))?;
     }
-    for section in &loaded.pipeline.inputs {
-        if section.config.kind == POSTGRES {
-            ConnectionString::parse(&section.config.connection_string).map_err(|error| {
-                let line = section.lines.of(Some("connection_string"));
-                loaded.problem(line, format!("input {:?}: {error}", section.config.name))
-            })?;
-        }
+    for section in postgres_inputs(&loaded.pipeline) {
+        dapper_postgres::validate(&section.config)
+            .map_err(|error| loaded.input_problem(section, &error.into_input_error(&section.config.name)))?;
     }
     Ok(())
 }
 
 /// The constructors of everything there is. Connects to nothing.
 pub(crate) fn registry(loaded: &Loaded) -> anyhow::Result<Registry> {
-    let locks = Arc::new(LockManager::new(lock_store(loaded)?, lease_config(loaded)?));
+    let locks = Locks::of(loaded)?;
     let mut registry = Registry::new();
     dapper_orchestrator::register(&mut registry);
     dapper_webhook::register(&mut registry);
     registry.register_input(POSTGRES, move |config| {
-        let locks = Arc::clone(&locks);
+        let locks = locks.clone();
         Box::pin(async move {
             let name = config.name.clone();
-            match PostgresInput::new(config, locks).await {
+            let made = async { PostgresInput::new(config.clone(), locks.manager(&config)?).await };
+            match made.await {
                 Ok(input) => Ok(Arc::new(input) as Arc<dyn Input>),
                 Err(error) => Err(error.into_input_error(&name)),
             }
@@ -82,22 +75,15 @@ pub(crate) fn registry(loaded: &Loaded) -> anyhow::Result<Registry> {
     Ok(registry)
 }
 
-/// Tries the address of the lock store, and those of all inputs and processes.
+/// Tries the addresses of the lock store and of all inputs and processes. Changes nothing.
 pub(crate) async fn reach(loaded: &Loaded) -> anyhow::Result<Vec<Reached>> {
-    let mut reached = Vec::new();
-    let lock = &loaded.pipeline.lock;
-    if let Some(text) = &lock.connection_string {
-        let server = reach_postgres(text)
+    let mut reached: Vec<Reached> = reach_lock(loaded).await?.into_iter().collect();
+    for section in postgres_inputs(&loaded.pipeline) {
+        let what = format!("input {:?}", section.config.name);
+        let server = dapper_postgres::probe(&section.config)
             .await
-            .with_context(|| loaded.problem(lock.lines.of(Some("connection_string")), "lock"))?;
-        reached.push(Reached { what: "lock".into(), server });
-    }
-    for section in loaded.pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES) {
-        let name = &section.config.name;
-        let server = reach_postgres(&section.config.connection_string).await.with_context(|| {
-            loaded.problem(section.lines.of(Some("connection_string")), format!("input {name:?}"))
-        })?;
-        reached.push(Reached { what: format!("input {name:?}"), server });
+            .with_context(|| loaded.problem(section.lines.of(Some(CONNECTION_STRING)), &what))?;
+        reached.push(Reached { what, server: server.to_string() });
     }
     for section in &loaded.pipeline.processes {
         let name = &section.config.name;
@@ -108,6 +94,18 @@ pub(crate) async fn reach(loaded: &Loaded) -> anyhow::Result<Vec<Reached>> {
         }
     }
     Ok(reached)
+}
+
+/// Tries the address of the lock store, where it has one of its own. Changes nothing.
+pub(crate) async fn reach_lock(loaded: &Loaded) -> anyhow::Result<Option<Reached>> {
+    let lock = &loaded.pipeline.lock;
+    let Some(text) = &lock.connection_string else { return Ok(None) };
+    let schema = PostgresLockOptions::default().schema;
+    let probe =
+        async { dapper_postgres::probe_schema(&ConnectionString::parse(text)?, schema.as_str()).await };
+    let server =
+        probe.await.with_context(|| loaded.problem(lock.lines.of(Some(CONNECTION_STRING)), "lock"))?;
+    Ok(Some(Reached { what: "lock".into(), server: server.to_string() }))
 }
 
 /// Removes what the input has installed; says what that was.
@@ -123,6 +121,16 @@ pub(crate) async fn uninstall(section: &InputSection) -> anyhow::Result<String> 
     })
 }
 
+/// What stays when all inputs are uninstalled, if anything does.
+pub(crate) fn remains(pipeline: &Pipeline) -> Option<String> {
+    let is_shared = pipeline.lock.backend == Backend::Postgres && pipeline.lock.connection_string.is_some();
+    let schema = is_shared.then(|| PostgresLockOptions::default().schema)?;
+    Some(format!(
+        "lock: table {schema}.leases stays, since other pipelines may share it; \
+         when none does, DROP SCHEMA {schema} CASCADE removes it"
+    ))
+}
+
 /// Accepts the database that the input leads to as its own; says what will be delivered again.
 pub(crate) async fn rebase(section: &InputSection) -> anyhow::Result<String> {
     let count = dapper_postgres::rebase(&section.config).await?;
@@ -135,68 +143,54 @@ fn lease_config(loaded: &Loaded) -> Result<LeaseConfig, Problem> {
         .map_err(|error| loaded.problem(lock.lines.of(Some("ttl")), error.to_string()))
 }
 
-fn lock_store(loaded: &Loaded) -> anyhow::Result<Arc<dyn LockStore>> {
-    match loaded.pipeline.lock.backend {
-        Backend::Memory => {
-            tracing::warn!(
-                "the lock backend \"memory\" excludes no other replica: run this pipeline only once"
-            );
-            Ok(Arc::new(MemoryStore::new()))
-        }
-        Backend::Etcd => bail!("the lock backend \"etcd\" is not built into this binary yet"),
-        Backend::Postgres => {
-            let Some(text) = lock_connection_string(&loaded.pipeline) else {
-                bail!(
-                    loaded
-                        .problem(None, "[lock] needs a connection_string: no input is of type \"postgres\"")
+/// Where the leases are.
+#[derive(Clone)]
+enum Locks {
+    /// In one place for all inputs, which the file names. Other pipelines may share it.
+    Shared(Arc<LockManager>),
+    /// Each input's in its own database and schema: whoever reaches the cursor reaches the lease, and both go together.
+    BesideCursors(LeaseConfig),
+}
+
+impl Locks {
+    fn of(loaded: &Loaded) -> anyhow::Result<Self> {
+        let config = lease_config(loaded)?;
+        let lock = &loaded.pipeline.lock;
+        let store: Arc<dyn LockStore> = match (lock.backend, &lock.connection_string) {
+            (Backend::Memory, _) => {
+                tracing::warn!(
+                    "the lock backend \"memory\" excludes no other replica: run this pipeline only once"
                 );
-            };
-            let connection = ConnectionString::parse(text)?;
-            let store = PostgresLockStore::new(connection.config().clone(), PostgresLockOptions::default());
-            Ok(Arc::new(store))
+                Arc::new(MemoryStore::new())
+            }
+            (Backend::Etcd, _) => bail!("the lock backend \"etcd\" is not built into this binary yet"),
+            (Backend::Postgres, None) => return Ok(Self::BesideCursors(config)),
+            (Backend::Postgres, Some(text)) => {
+                let connection = ConnectionString::parse(text)?;
+                let options = PostgresLockOptions::default();
+                Arc::new(PostgresLockStore::new(connection.config().clone(), options))
+            }
+        };
+        Ok(Self::Shared(Arc::new(LockManager::new(store, config))))
+    }
+
+    fn manager(&self, input: &InputConfig) -> Result<Arc<LockManager>, PostgresError> {
+        match self {
+            Self::Shared(manager) => Ok(Arc::clone(manager)),
+            Self::BesideCursors(config) => {
+                let connection = ConnectionString::parse(&input.connection_string)?;
+                let schema = SchemaName::new(Names::new(&input.name).schema)
+                    .expect("the schema of an input has 1 to 63 bytes, none of them NUL");
+                let options = PostgresLockOptions { schema, ..PostgresLockOptions::default() };
+                let store = PostgresLockStore::new(connection.config().clone(), options);
+                Ok(Arc::new(LockManager::new(Arc::new(store), *config)))
+            }
         }
     }
 }
 
-/// Where the leases are kept when they are kept in PostgreSQL.
-fn lock_connection_string(pipeline: &Pipeline) -> Option<&SecretString> {
-    let mut inputs = pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES);
-    pipeline
-        .lock
-        .connection_string
-        .as_ref()
-        .or_else(|| inputs.next().map(|section| &section.config.connection_string))
-}
-
-/// Connects, and makes sure that the server can be used. Changes nothing.
-async fn reach_postgres(text: &SecretString) -> Result<String, PostgresError> {
-    let connection = ConnectionString::parse(text)?;
-    let server = connection.to_string();
-    let limit = connection.config().get_connect_timeout().copied().unwrap_or(REACH_LIMIT);
-    let asked = timeout(limit, async {
-        let (client, driver) = connection
-            .config()
-            .connect(NoTls)
-            .await
-            .map_err(|source| PostgresError::Connect { server: server.clone(), source })?;
-        let driver = tokio::spawn(driver);
-        let sql = "SELECT pg_catalog.current_setting('server_version'),
-                          pg_catalog.current_setting('server_version_num')::int4, pg_catalog.pg_is_in_recovery()";
-        let row = client.query_one(sql, &[]).await;
-        driver.abort();
-        row.map_err(|source| PostgresError::Statement { doing: "asking the server what it is", source })
-    });
-    let row = asked
-        .await
-        .map_err(|_| PostgresError::Timeout { server: server.clone(), seconds: limit.as_secs() })??;
-    let version: String = row.get(0);
-    if row.get::<_, i32>(1) < OLDEST_POSTGRES {
-        return Err(PostgresError::TooOld { server, version });
-    }
-    if row.get(2) {
-        return Err(PostgresError::Standby { server });
-    }
-    Ok(format!("PostgreSQL {version} at {server}"))
+fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &InputSection> {
+    pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
 }
 
 /// Connects to the host of a webhook, and sends nothing.

@@ -12,7 +12,7 @@ use anyhow::Context;
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
 use crate::backends;
-use crate::pipeline::{Source, read};
+use crate::pipeline::{CONNECTION_STRING, Source, read};
 use crate::stop;
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
@@ -31,7 +31,10 @@ async fn run_pipeline(arguments: Run) -> anyhow::Result<()> {
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
     let registry = backends::registry(&loaded)?;
     let inputs = tokio::select! {
-        inputs = loaded.inputs(&registry) => inputs?,
+        inputs = async {
+            backends::reach_lock(&loaded).await?;
+            loaded.inputs(&registry).await
+        } => inputs?,
         () = stop.cancelled() => return Ok(()),
     };
     let orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
@@ -47,20 +50,24 @@ async fn run_pipeline(arguments: Run) -> anyhow::Result<()> {
 async fn uninstall(arguments: &Uninstall) -> anyhow::Result<()> {
     let loaded = load(&arguments.pipeline)?;
     for section in &loaded.pipeline.inputs {
+        let line = section.lines.of(Some(CONNECTION_STRING));
         let removed = backends::uninstall(section)
             .await
-            .with_context(|| loaded.problem(section.lines.of(None), "cannot uninstall this input"))?;
+            .with_context(|| loaded.problem(line, "cannot uninstall this input"))?;
         print(&format!("{}: {removed}\n", section.config.name))?;
     }
-    Ok(())
+    match backends::remains(&loaded.pipeline) {
+        Some(remains) => print(&format!("{remains}\n")),
+        None => Ok(()),
+    }
 }
 
 async fn rebase(arguments: &Rebase) -> anyhow::Result<()> {
     let loaded = load(&arguments.pipeline)?;
     let section = loaded.input(&arguments.input)?;
-    let rebased = backends::rebase(section)
-        .await
-        .with_context(|| loaded.problem(section.lines.of(None), "cannot rebase this input"))?;
+    let line = section.lines.of(Some(CONNECTION_STRING));
+    let rebased =
+        backends::rebase(section).await.with_context(|| loaded.problem(line, "cannot rebase this input"))?;
     print(&format!("{}: {rebased}\n", section.config.name))
 }
 

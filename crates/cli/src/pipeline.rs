@@ -22,6 +22,9 @@ use secrecy::SecretString;
 pub(crate) use problem::{Problem, did_you_mean};
 pub(crate) use read::{Source, read};
 
+/// The key of every input's address, and of that of the lock store.
+pub(crate) const CONNECTION_STRING: &str = "connection_string";
+
 /// A pipeline file that holds together: no name twice, no link to nothing.
 #[derive(Debug)]
 pub(crate) struct Pipeline {
@@ -35,7 +38,7 @@ pub(crate) struct Pipeline {
 #[derive(Debug)]
 pub(crate) struct LockSection {
     pub(crate) backend: Backend,
-    /// `None`: the database of the first input of type `postgres`.
+    /// `None`: each input keeps its leases in its own database.
     pub(crate) connection_string: Option<SecretString>,
     pub(crate) ttl: Duration,
     pub(crate) lines: Lines,

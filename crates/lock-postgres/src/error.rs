@@ -97,6 +97,11 @@ impl PostgresLockError {
         self.has_code(&SqlState::UNDEFINED_TABLE) || self.has_code(&SqlState::INVALID_SCHEMA_NAME)
     }
 
+    /// Whether somebody else has made at the same moment what the statement was to make.
+    pub(crate) fn is_lost_race(&self) -> bool {
+        self.has_code(&SqlState::UNIQUE_VIOLATION) || self.has_code(&SqlState::DUPLICATE_SCHEMA)
+    }
+
     fn has_code(&self, code: &SqlState) -> bool {
         matches!(self, Self::Statement { source, .. } if source.code() == Some(code))
     }

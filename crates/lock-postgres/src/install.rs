@@ -17,6 +17,21 @@ pub(crate) async fn install(
     if exists(session, sql::TABLE_EXISTS, &statements.table).await? {
         return Ok(());
     }
+    match create(session, statements, schema).await {
+        // Whoever makes the schema for something else takes no lock of ours; now it is there.
+        Err(error) if error.is_lost_race() => {
+            session.batch("undo the installation", "ROLLBACK").await?;
+            create(session, statements, schema).await
+        }
+        other => other,
+    }
+}
+
+async fn create(
+    session: &Session,
+    statements: &Statements,
+    schema: &SchemaName,
+) -> Result<(), PostgresLockError> {
     session.batch("begin the installation", "BEGIN").await?;
     let key = sql::advisory_key("install", schema, "");
     session.run("wait for other installers", sql::INSTALL_LOCK, &[(&key, Type::INT8)]).await?;

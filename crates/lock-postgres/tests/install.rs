@@ -5,7 +5,9 @@ use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
 
 use dapper_testkit::{Server, ServerOptions};
 
-use crate::support::{SHORT, TTL, acquire, chain, config, database, granted, manager, resource, store};
+use crate::support::{
+    SHORT, TTL, acquire, chain, config, database, granted, manager, resource, store, until,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_replicas_install_at_once() {
@@ -54,6 +56,24 @@ async fn any_schema_name_will_do_and_separates() {
         assert_eq!(store.holder(&resource()).await.unwrap(), None);
         assert_eq!(granted(&store, HolderId::random(), TTL).await.token.get(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_schema_that_somebody_else_makes_meanwhile_is_used() {
+    let database = database().await;
+    let (other, watcher) = (database.connect().await.unwrap(), database.connect().await.unwrap());
+    other.batch_execute("BEGIN; CREATE SCHEMA dapper_lock").await.unwrap();
+    let store = store(&database);
+    let installing = tokio::spawn({
+        let store = store.clone();
+        async move { store.install().await }
+    });
+    let blocked = "SELECT count(*) >= $1 FROM pg_stat_activity \
+                   WHERE application_name = 'dapper-lock' AND wait_event_type = 'Lock'";
+    until(&watcher, blocked, 1).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    installing.await.unwrap().unwrap();
+    granted(&store, HolderId::random(), TTL).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The objects an input installs in the schema of its own.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::PostgresError;
 use crate::names::{Names, quote_identifier, quote_literal};
@@ -17,6 +18,19 @@ const LAYOUT_SQL: &str = include_str!("layout.sql");
 /// [`PostgresError::MissingRights`] when they are not and this role may not create them,
 /// [`PostgresError::NewerLayout`] when a newer version made them.
 pub(crate) async fn ensure(session: &Session, names: &Names) -> Result<(), PostgresError> {
+    match ensure_once(session, names).await {
+        // Whoever keeps something else in the schema, such as the leases, may make it at the same moment without waiting
+        // for our turn; then it is there at the second try.
+        Err(PostgresError::Statement { source, .. })
+            if matches!(source.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_SCHEMA)) =>
+        {
+            ensure_once(session, names).await
+        }
+        other => other,
+    }
+}
+
+async fn ensure_once(session: &Session, names: &Names) -> Result<(), PostgresError> {
     let client = session.client();
     if is_current(client, names).await? {
         return Ok(());

@@ -1,14 +1,39 @@
-//! What a person does to an input from the outside: remove it, or point its cursor at another cluster.
+//! What a person does to an input from the outside: see whether it would work, remove it, or point its cursor at another
+//! cluster.
+
+use std::fmt;
+use std::time::Duration;
 
 use dapper_core::InputConfig;
 
 use crate::PostgresError;
+use crate::connection::ConnectionString;
 use crate::coverage;
 use crate::input::application_name;
 use crate::layout;
 use crate::names::quote_identifier;
 use crate::options::Options;
 use crate::session::{Session, bounded};
+
+/// How long connections of replicas that have just ended may still be seen by the server.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+/// The pause between two looks at them.
+const GOODBYE_POLL: Duration = Duration::from_millis(50);
+
+/// A server that was asked and can be used. Its `Display` is for people and shows no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Hosts, port, database and user.
+    pub address: String,
+    /// The version, as the server writes it.
+    pub version: String,
+}
+
+impl fmt::Display for ServerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PostgreSQL {} at {}", self.version, self.address)
+    }
+}
 
 /// What [`uninstall`] removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +42,56 @@ pub struct UninstallReport {
     pub schema: Option<String>,
     /// The tables that lost our triggers.
     pub tables: Vec<String>,
+}
+
+/// Checks everything about an input's configuration that can be checked without reaching out.
+///
+/// # Errors
+/// [`PostgresError::Option`] and [`PostgresError::ConnectionString`]: what is wrong, and with which key.
+pub fn validate(config: &InputConfig) -> Result<(), PostgresError> {
+    Options::parse(config).map(drop)
+}
+
+/// Checks the configuration, connects as a replica of the input would, and makes sure that the server can be used and
+/// that the role may use the input's schema, or create it where it is not there. Changes nothing.
+///
+/// # Errors
+/// Those of [`validate`]; a server that can't be reached, is a standby or too old; [`PostgresError::MissingRights`].
+pub async fn probe(config: &InputConfig) -> Result<ServerInfo, PostgresError> {
+    let options = Options::parse(config)?;
+    probe_schema(&options.connection, &options.names.schema).await
+}
+
+/// As [`probe`], for whatever else is to live in a schema of that name, such as a table of leases. Changes nothing.
+///
+/// # Errors
+/// As those of [`probe`], but for the configuration's.
+pub async fn probe_schema(connection: &ConnectionString, schema: &str) -> Result<ServerInfo, PostgresError> {
+    let session = Session::open(connection, "dapper check").await?;
+    let row = bounded(
+        "looking at the role's rights",
+        session.client().query_one(
+            "SELECT pg_catalog.current_setting('server_version'),
+                    pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+                    (SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                       FROM pg_catalog.pg_namespace n WHERE n.nspname = $1)",
+            &[&schema],
+        ),
+    )
+    .await?;
+    let lacks = match row.get::<_, Option<bool>>(2) {
+        Some(true) => None,
+        Some(false) => Some(format!("may not use schema {schema:?} (USAGE on it)")),
+        None if row.get::<_, bool>(1) => None,
+        None => {
+            let database = &session.server.database;
+            Some(format!("may not create schema {schema:?} (CREATE on database {database:?})"))
+        }
+    };
+    match lacks {
+        None => Ok(ServerInfo { address: connection.to_string(), version: row.get(0) }),
+        Some(lacks) => Err(PostgresError::MissingRights { role: session.server.role.clone(), lacks }),
+    }
 }
 
 /// Removes everything that the input called `config.name` installed: the triggers, one table at a time and without
@@ -91,19 +166,97 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     Ok(count.get::<_, i64>(0).unsigned_abs())
 }
 
+/// Refuses when replicas are connected, and still are after what it takes the server to notice that a process has ended.
 async fn refuse_while_running(session: &Session, options: &Options) -> Result<(), PostgresError> {
-    let row = bounded(
-        "looking for replicas",
-        session.client().query_one(
-            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
-              WHERE application_name = $1 AND datname = pg_catalog.current_database()",
-            &[&application_name(options)],
-        ),
-    )
-    .await?;
-    let count: i64 = row.get(0);
-    if count > 0 {
-        return Err(PostgresError::Running { connections: count });
+    let until = tokio::time::Instant::now() + GOODBYE_LIMIT;
+    loop {
+        let row = bounded(
+            "looking for replicas",
+            session.client().query_one(
+                "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+                  WHERE application_name = $1 AND datname = pg_catalog.current_database()",
+                &[&application_name(options)],
+            ),
+        )
+        .await?;
+        let count: i64 = row.get(0);
+        if count == 0 {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= until {
+            return Err(PostgresError::Running { connections: count });
+        }
+        tokio::time::sleep(GOODBYE_POLL).await;
     }
-    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use dapper_lock::MemoryStore;
+    use dapper_testkit::Database;
+
+    use super::*;
+    use crate::PostgresInput;
+    use crate::tests::support::{config, locks, wait_until};
+
+    #[test]
+    fn what_is_wrong_with_a_configuration_comes_with_its_key() {
+        let mut config = config("orders-input", "host=localhost".into());
+        assert!(validate(&config).is_ok());
+        config.options.insert("wake_up".into(), "push".into());
+        let refused = validate(&config);
+        assert!(
+            matches!(&refused, Err(PostgresError::Option { key, .. }) if key == "wake_up"),
+            "{refused:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn probing_says_what_is_there_and_creates_nothing() {
+        let database = Database::create().await.unwrap();
+        let client = database.connect().await.unwrap();
+        let config = config("orders-input", database.url());
+        let shown = probe(&config).await.unwrap().to_string();
+        assert!(shown.starts_with("PostgreSQL 1") && shown.contains(database.name()), "{shown}");
+        let sql = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'dapper%'";
+        assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 0);
+    }
+
+    #[tokio::test]
+    async fn probing_finds_out_which_right_is_missing() {
+        let database = Database::create().await.unwrap();
+        let client = database.connect().await.unwrap();
+        let role = format!("poor_{}", database.name());
+        client.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'canary'")).await.unwrap();
+        let connection = ConnectionString::parse(&database.url_as(&role, "canary").into()).unwrap();
+        let lacks = async || match probe_schema(&connection, "dapper_i").await {
+            Err(PostgresError::MissingRights { lacks, .. }) => lacks,
+            other => panic!("{other:?}"),
+        };
+        assert!(lacks().await.starts_with("may not create schema \"dapper_i\""));
+        client.batch_execute("CREATE SCHEMA dapper_i").await.unwrap();
+        assert!(lacks().await.starts_with("may not use schema \"dapper_i\""));
+        client.batch_execute(&format!("GRANT USAGE ON SCHEMA dapper_i TO {role}")).await.unwrap();
+        probe_schema(&connection, "dapper_i").await.unwrap();
+        client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_somebody_else_makes_meanwhile_is_used() {
+        let database = Database::create().await.unwrap();
+        let other = database.connect().await.unwrap();
+        let watcher = database.connect().await.unwrap();
+        other.batch_execute("BEGIN; CREATE SCHEMA dapper_orders_input").await.unwrap();
+        let store = Arc::new(MemoryStore::new());
+        let input = tokio::spawn(PostgresInput::new(config("orders-input", database.url()), locks(&store)));
+        let blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                        WHERE application_name = 'dapper orders_input' AND wait_event_type = 'Lock')";
+        wait_until(&watcher, blocked).await;
+        other.batch_execute("COMMIT").await.unwrap();
+        input.await.unwrap().unwrap();
+        let there = "SELECT to_regclass('dapper_orders_input.cursors') IS NOT NULL";
+        assert!(watcher.query_one(there, &[]).await.unwrap().get::<_, bool>(0));
+    }
 }

@@ -9,7 +9,7 @@ mod local;
 mod url;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Once, OnceLock};
 
 pub use error::ServerError;
 use local::LocalServer;
@@ -109,13 +109,10 @@ impl Server {
             Ok(server) => return Ok(server),
             Err(reason) => tried.push(reason),
         }
-        // Two threads must not install at once, and the second finds what the first installed.
-        static INSTALLING: Mutex<()> = Mutex::new(());
-        let _one = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
-        if binaries::find().is_none()
-            && let Err(reason) = install::install()
-        {
-            tried.push(reason);
+        // Once per process, even when it fails; a thread that comes meanwhile waits and finds what was installed.
+        static INSTALLED: OnceLock<Result<(), String>> = OnceLock::new();
+        if let Err(reason) = INSTALLED.get_or_init(install::install) {
+            tried.push(reason.clone());
         }
         match binaries::find() {
             Some(bin) => Self::start_local(&bin, options),

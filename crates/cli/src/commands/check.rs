@@ -29,7 +29,7 @@ fn as_text(loaded: &Loaded, reached: &[Reached], warnings: &[String], offline: b
     let mut out = String::new();
     let lock = &pipeline.lock;
     let place = match (&lock.connection_string, lock.backend.name()) {
-        (None, "postgres") => ", in the first input's database",
+        (None, "postgres") => ", in each input's own database",
         _ => "",
     };
     let _ = writeln!(out, "lock     {}{place}, ttl {:?}", lock.backend.name(), lock.ttl);

@@ -12,11 +12,13 @@ use toml::de::DeTable;
 use super::links::{check_links, check_names};
 use super::problem::{Problem, did_you_mean};
 use super::section::Section;
-use super::{Backend, InputSection, Lines, LinkSection, LockSection, Pipeline, ProcessSection};
+use super::{
+    Backend, CONNECTION_STRING, InputSection, Lines, LinkSection, LockSection, Pipeline, ProcessSection,
+};
 
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 /// Keys of every input; what else there is depends on its type.
-const INPUT_KEYS: [&str; 5] = ["name", "type", "connection_string", "operations", "operation"];
+const INPUT_KEYS: [&str; 5] = ["name", "type", CONNECTION_STRING, "operations", "operation"];
 
 /// Everything that reading a pipeline file depends on.
 pub(crate) struct Source<'s> {
@@ -89,7 +91,7 @@ impl Default for LockSection {
 }
 
 fn read_lock(section: &Section<'_>) -> Result<LockSection, Problem> {
-    section.allow(&["backend", "connection_string", "ttl"])?;
+    section.allow(&["backend", CONNECTION_STRING, "ttl"])?;
     let backend = match section.text("backend")? {
         None => Backend::Postgres,
         Some(text) => {
@@ -101,15 +103,15 @@ fn read_lock(section: &Section<'_>) -> Result<LockSection, Problem> {
             *backend
         }
     };
-    let connection_string = match section.text("connection_string")? {
+    let connection_string = match section.text(CONNECTION_STRING)? {
         Some(text) if text.is_empty() => {
-            return Err(section.problem(Some("connection_string"), r#""connection_string" is empty"#));
+            return Err(section.problem(Some(CONNECTION_STRING), r#""connection_string" is empty"#));
         }
         text => text.map(SecretString::from),
     };
     if backend == Backend::Memory && connection_string.is_some() {
         let reason = r#"the lock backend "memory" takes no "connection_string""#;
-        return Err(section.problem(Some("connection_string"), reason));
+        return Err(section.problem(Some(CONNECTION_STRING), reason));
     }
     let ttl = section.duration("ttl")?.unwrap_or(DEFAULT_TTL);
     Ok(LockSection { backend, connection_string, ttl, lines: section.lines() })
@@ -131,7 +133,7 @@ fn read_input(source: &Source<'_>, section: &Section<'_>) -> Result<InputSection
     }
     let name = section.required_text("name")?;
     let kind = section.required_text("type")?;
-    let connection_string = SecretString::from(section.required_text("connection_string")?);
+    let connection_string = SecretString::from(section.required_text(CONNECTION_STRING)?);
     let operations = read_operations(section)?;
     let mut options = Map::new();
     for key in section.keys() {
@@ -141,8 +143,13 @@ fn read_input(source: &Source<'_>, section: &Section<'_>) -> Result<InputSection
             options.insert(key, value);
         }
     }
+    let mut lines = section.lines();
+    // Whatever is wrong with the operations, it is in the line of the key by which the file calls them.
+    if let Some(line) = lines.keys.get("operation").copied() {
+        lines.keys.insert("operations".into(), line);
+    }
     let config = InputConfig { name, kind, connection_string, operations, options };
-    Ok(InputSection { config, lines: section.lines() })
+    Ok(InputSection { config, lines })
 }
 
 fn read_operations(section: &Section<'_>) -> Result<Option<Vec<Operation>>, Problem> {

@@ -45,3 +45,18 @@ fn version_and_help() {
         "{said:?}"
     );
 }
+
+#[test]
+fn each_command_explains_itself() {
+    for (command, wanted) in [
+        ("run", "Start as many replicas as you like"),
+        ("check", "Webhooks are connected to, and sent nothing"),
+        ("uninstall", "it refuses while one is connected"),
+        ("rebase", "marked as a possible repeat"),
+    ] {
+        let said = dapper("", &[command, "--help"]);
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+        let text = said.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(wanted) && text.contains("Example"), "{}", said.out);
+    }
+}

@@ -4,5 +4,7 @@
 mod check;
 mod refusals;
 mod running;
+mod servers;
 mod support;
 mod takeover;
+mod uninstall;

@@ -1,6 +1,6 @@
 //! One clear error for each thing that is wrong: exit code, exact text, and no secret in it.
 
-use crate::support::{CANARY, Dapper, EXAMPLE, SMALL, dapper};
+use crate::support::{CANARY, EXAMPLE, SMALL, dapper};
 use expect_test::{Expect, expect};
 
 /// What is said of `pipeline` by a command that reaches out to nothing.
@@ -54,23 +54,27 @@ fn files_that_are_wrong() {
     );
 }
 
-/// Those of the ancestor's tests.
 #[test]
-fn connection_strings_that_are_none() {
-    for text in ["malformed url", "postgresql:// malformed url"] {
-        let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", text).run();
-        assert_eq!(said.code, Some(1));
-        let expected = "error: pipeline.toml:4: input \"orders-input\": connection_string ";
-        assert!(said.err.starts_with(expected), "{}", said.err);
-        assert_eq!(said.err.lines().count(), 1);
-    }
-    let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", "").run();
-    assert_eq!(said.err, "error: pipeline.toml:4: \"connection_string\" is empty\n");
-    let secret = format!("postgres://app:{CANARY}@[::1/app");
-    let said = Dapper::new(SMALL, &["run", "pipeline.toml"]).env("DATABASE_URL", &secret).run();
-    assert_eq!(said.code, Some(1));
-    let said = Dapper::new(EXAMPLE, &["run", "pipeline.toml"]).env("LOCK_DATABASE_URL", &secret).run();
-    assert!(said.err.starts_with("error: pipeline.toml:3: connection_string is not a valid"), "{}", said.err);
+fn options_that_an_input_refuses() {
+    let with = |line: &str| SMALL.replace("\n\n[[processes]]", &format!("\n{line}\n\n[[processes]]"));
+    check(
+        &with("wake_up = \"push\""),
+        &expect![[r#"
+        error: pipeline.toml:5: input "orders-input": wake_up "push" is unknown; use "auto", "notify" or "poll"
+    "#]],
+    );
+    check(
+        &with("operation = []"),
+        &expect![[r#"
+        error: pipeline.toml:5: input "orders-input": operations is empty; name at least one of create, update, delete, truncate
+    "#]],
+    );
+    check(
+        &with("tables = \"orders\""),
+        &expect![[r#"
+        error: pipeline.toml:5: input "orders-input": tables must be a list of strings
+    "#]],
+    );
 }
 
 #[test]

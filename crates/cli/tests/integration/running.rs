@@ -1,88 +1,12 @@
 //! The binary at work on a database.
 
-use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{CANARY, Dapper, SMALL};
-use dapper_testkit::{Database, Receiver};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use crate::support::{CANARY, LIMIT, Running, SMALL, database};
+use dapper_testkit::Receiver;
+use nix::sys::signal::Signal;
 use tokio::net::TcpListener;
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
-
-/// Nothing here takes nearly as long, not even on a busy machine.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// A `dapper run` that is killed when the test ends.
-struct Running {
-    child: Child,
-    out: Lines<BufReader<ChildStdout>>,
-    err: Lines<BufReader<ChildStderr>>,
-    _folder: tempfile::TempDir,
-}
-
-impl Running {
-    fn start(pipeline: &str, database: &Database) -> Self {
-        Self::start_with(pipeline, database, &[])
-    }
-
-    fn start_with(pipeline: &str, database: &Database, arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_dapper"))
-            .args(["run", "pipeline.toml"])
-            .args(arguments)
-            .current_dir(folder.path())
-            .env_clear()
-            .env("DATABASE_URL", database.url())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap()).lines();
-        let err = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, out, err, _folder: folder }
-    }
-
-    /// Waits for a log line that contains `text`.
-    async fn logged(&mut self, text: &str) {
-        let mut seen = Vec::new();
-        let found = timeout(LIMIT, async {
-            while let Some(line) = self.err.next_line().await.unwrap() {
-                if line.contains(text) {
-                    return true;
-                }
-                seen.push(line);
-            }
-            false
-        });
-        assert!(matches!(found.await, Ok(true)), "{text:?} is not in the logs: {seen:#?}");
-    }
-
-    async fn printed(&mut self) -> String {
-        timeout(LIMIT, self.out.next_line()).await.unwrap().unwrap().unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = self.child.id().unwrap();
-        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
-    }
-
-    async fn exit_code(mut self) -> Option<i32> {
-        timeout(LIMIT, self.child.wait()).await.unwrap().unwrap().code()
-    }
-}
-
-async fn database() -> (Database, tokio_postgres::Client) {
-    let database = Database::create().await.unwrap();
-    let client = database.connect().await.unwrap();
-    client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY)").await.unwrap();
-    (database, client)
-}
 
 #[tokio::test]
 async fn rows_become_lines_and_a_signal_ends_it_well() {
@@ -124,32 +48,6 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn check_reaches_and_changes_nothing_and_uninstall_leaves_nothing() {
-    let (database, client) = database().await;
-    let said = |arguments: &[&str]| Dapper::new(SMALL, arguments).env("DATABASE_URL", &database.url()).run();
-    let schemas = async || -> i64 {
-        let sql = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'dapper%orders%'";
-        client.query_one(sql, &[]).await.unwrap().get(0)
-    };
-    let checked = said(&["check", "pipeline.toml"]);
-    assert_eq!(checked.code, Some(0), "{checked:?}");
-    assert!(checked.out.contains("reached  input \"orders-input\": PostgreSQL "), "{}", checked.out);
-    assert_eq!(schemas().await, 0);
-
-    let mut dapper = Running::start(SMALL, &database);
-    dapper.logged("tables under capture").await;
-    assert_eq!(schemas().await, 1);
-    dapper.signal(Signal::SIGTERM);
-    assert_eq!(dapper.exit_code().await, Some(0));
-    let removed = said(&["uninstall", "pipeline.toml"]);
-    assert_eq!(removed.code, Some(0), "{removed:?}");
-    let expected =
-        "orders-input: removed the triggers of public.orders; dropped schema dapper_orders_input\n";
-    assert_eq!(removed.out, expected);
-    assert_eq!(schemas().await, 0);
-}
-
-#[tokio::test]
 async fn no_secret_is_logged_at_work_even_when_everything_is_logged() {
     let (database, client) = database().await;
     let receiver = Receiver::start().await.unwrap();
@@ -159,7 +57,7 @@ async fn no_secret_is_logged_at_work_even_when_everything_is_logged() {
     );
     let pipeline = SMALL.replace("type = \"log\"", &context);
     let mut dapper =
-        Running::start_with(&pipeline, &database, &["--log-level", "trace", "--log-format", "json"]);
+        Running::start_with(&pipeline, &database, &["--log-level", "trace", "--log-format", "json"], &[]);
     let mut logs = Vec::new();
     let mut stopping = false;
     let all = async {
@@ -169,7 +67,7 @@ async fn no_secret_is_logged_at_work_even_when_everything_is_logged() {
             }
             if !stopping && receiver.count() > 0 {
                 stopping = true;
-                kill(Pid::from_raw(dapper.child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
+                dapper.signal(Signal::SIGTERM);
             }
             logs.push(line);
         }
@@ -179,4 +77,47 @@ async fn no_secret_is_logged_at_work_even_when_everything_is_logged() {
     for line in logs {
         assert!(!line.contains(CANARY), "{line}");
     }
+}
+
+#[tokio::test]
+async fn garbage_on_the_channel_is_counted_and_hides_nothing() {
+    let (database, client) = database().await;
+    let mut dapper = Running::start(SMALL, &database);
+    dapper.logged("tables under capture").await;
+    let garbage = [r#"{"tbl":"orders","op":"#, "not json", r#"{"tbl":"orders","op":"FLY","ids":[1]}"#];
+    for text in garbage {
+        client.execute("SELECT pg_notify('orders_input', $1)", &[&text]).await.unwrap();
+    }
+    let mut counted = 0;
+    loop {
+        let line = dapper.logged("notification(s) with text on channel \"orders_input\", ignored").await;
+        let count = line.split(" notification(s)").next().unwrap().rsplit([' ', '"']).next().unwrap();
+        counted += count.parse::<usize>().unwrap();
+        if counted >= garbage.len() {
+            break;
+        }
+        // Reports are at least a second apart, and made when the reader wakes up.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        client.batch_execute("NOTIFY orders_input").await.unwrap();
+    }
+    assert_eq!(counted, garbage.len());
+    client.batch_execute("INSERT INTO orders VALUES (42)").await.unwrap();
+    assert!(dapper.printed().await.contains(r#""operation":"create","id":"42""#));
+    dapper.signal(Signal::SIGTERM);
+    assert_eq!(dapper.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_ends_nothing_and_loses_nothing() {
+    let (database, client) = database().await;
+    let mut first = Running::start(SMALL, &database);
+    first.logged("tables under capture").await;
+    first.close_output();
+    client.batch_execute("INSERT INTO orders VALUES (42)").await.unwrap();
+    first.logged("Broken pipe").await;
+    first.signal(Signal::SIGTERM);
+    assert_eq!(first.exit_code().await, Some(0));
+    let mut second = Running::start(SMALL, &database);
+    let printed = second.printed().await;
+    assert!(printed.contains(r#""id":"42""#) && !printed.contains(r#""attempt":1,"#), "{printed}");
 }

@@ -1,9 +1,16 @@
-//! Runs the binary on a pipeline file of its own.
+//! Runs the binary on a pipeline file of its own, to its end or for as long as a test needs it.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use dapper_testkit::Database;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, ChildStdout};
+use tokio::time::timeout;
 
 /// The design's example.
 pub(crate) const EXAMPLE: &str = include_str!("../files/example.toml");
@@ -77,4 +84,89 @@ impl Dapper {
 
 pub(crate) fn dapper(pipeline: &str, arguments: &[&str]) -> Said {
     Dapper::new(pipeline, arguments).run()
+}
+
+/// Nothing here takes nearly as long, not even on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// A `dapper run` that is killed when the test ends.
+pub(crate) struct Running {
+    child: Child,
+    out: Option<Lines<BufReader<ChildStdout>>>,
+    pub(crate) err: Lines<BufReader<ChildStderr>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    pub(crate) fn start(pipeline: &str, database: &Database) -> Self {
+        Self::start_with(pipeline, database, &[], &[])
+    }
+
+    pub(crate) fn start_with(
+        pipeline: &str,
+        database: &Database,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_dapper"))
+            .args(["run", "pipeline.toml"])
+            .args(arguments)
+            .current_dir(folder.path())
+            .env_clear()
+            .env("DATABASE_URL", database.url())
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let out = child.stdout.take().map(|out| BufReader::new(out).lines());
+        let err = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, out, err, _folder: folder }
+    }
+
+    /// Waits for a log line that contains `text`.
+    pub(crate) async fn logged(&mut self, text: &str) -> String {
+        let mut seen = Vec::new();
+        let found = timeout(LIMIT, async {
+            while let Some(line) = self.err.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return Some(line);
+                }
+                seen.push(line);
+            }
+            None
+        });
+        let found = found.await.ok().flatten();
+        found.unwrap_or_else(|| panic!("{text:?} is not in the logs: {seen:#?}"))
+    }
+
+    pub(crate) async fn printed(&mut self) -> String {
+        timeout(LIMIT, self.out.as_mut().unwrap().next_line()).await.unwrap().unwrap().unwrap()
+    }
+
+    /// As when the program behind a pipe ends.
+    pub(crate) fn close_output(&mut self) {
+        self.out = None;
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().unwrap();
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    pub(crate) async fn exit_code(mut self) -> Option<i32> {
+        timeout(LIMIT, self.child.wait()).await.unwrap().unwrap().code()
+    }
+}
+
+/// A database with one table.
+pub(crate) async fn database() -> (Database, tokio_postgres::Client) {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY)").await.unwrap();
+    (database, client)
 }

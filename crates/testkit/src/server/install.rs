@@ -43,9 +43,9 @@ fn prevent_cluster() -> io::Result<bool> {
     Ok(true)
 }
 
-/// Puts the package's own file, which `dpkg` laid beside ours, in its place.
+/// Puts the package's own file, which `ucf` laid beside ours, in its place.
 fn restore_cluster_config() -> io::Result<()> {
-    match fs::rename(format!("{CLUSTER_CONFIG}.dpkg-dist"), CLUSTER_CONFIG) {
+    match fs::rename(format!("{CLUSTER_CONFIG}.ucf-dist"), CLUSTER_CONFIG) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs::remove_file(CLUSTER_CONFIG),
         other => other,
     }

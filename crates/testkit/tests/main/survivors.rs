@@ -134,7 +134,8 @@ fn soon(what: &str, mut done: impl FnMut() -> bool) {
 /// The processes, other than guardians, whose command line names the path or, where that can be asked, which work in it.
 pub(crate) fn processes_naming(path: &Path) -> Vec<u32> {
     let text = path.to_str().unwrap();
-    let output = Command::new("ps").args(["-ww", "-eo", "pid=,args="]).output().unwrap();
+    let output = Command::new("ps").args(["-ww", "-eo", "pid=,args="]).output();
+    let output = output.expect("this test needs the program ps (on Debian: apt-get install procps)");
     let output = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut found = Vec::new();
     for line in output.lines().filter(|line| !line.contains("dapper-guardian")) {

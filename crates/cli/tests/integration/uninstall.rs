@@ -67,7 +67,7 @@ async fn checking_changes_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_several_inputs_and_the_leases_that_are_with_the_first() {
+async fn nothing_is_left_of_several_inputs_and_their_leases() {
     let (database, client) = database().await;
     let before = catalog(&client).await;
     let pipeline = two_inputs();
@@ -77,8 +77,10 @@ async fn nothing_is_left_of_several_inputs_and_the_leases_that_are_with_the_firs
         replica.logged("standing by").await;
     }
     covered(&client, 6).await;
-    let leases = "SELECT count(*) FROM dapper_orders_input.leases WHERE holder IS NOT NULL";
-    assert_eq!(client.query_one(leases, &[]).await.unwrap().get::<_, i64>(0), 2);
+    for schema in ["dapper_orders_input", "dapper_second_input"] {
+        let leases = format!("SELECT count(*) FROM {schema}.leases WHERE holder IS NOT NULL");
+        assert_eq!(client.query_one(&leases, &[]).await.unwrap().get::<_, i64>(0), 1);
+    }
     assert!(!exists(&client, "dapper_lock.leases").await);
 
     let refused = uninstall(&pipeline, &database, &database);
@@ -88,13 +90,35 @@ async fn nothing_is_left_of_several_inputs_and_the_leases_that_are_with_the_firs
 
     let removed = uninstall(&pipeline, &database, &database);
     assert_eq!(removed.code, Some(0), "{removed:?}");
-    let expected = "second-input: removed the triggers of public.orders; dropped schema dapper_second_input
-orders-input: removed the triggers of public.orders; dropped schema dapper_orders_input
+    let expected = "orders-input: removed the triggers of public.orders; dropped schema dapper_orders_input
+second-input: removed the triggers of public.orders; dropped schema dapper_second_input
 ";
     assert_eq!(removed.out, expected);
     assert_eq!(catalog(&client).await, before);
     let again = uninstall(&pipeline, &database, &database);
     assert_eq!(again.out.matches("there was no schema").count(), 2, "{again:?}");
+}
+
+/// Were the leases with the first input, their tokens would start anew when another input comes first.
+#[tokio::test]
+async fn the_order_of_the_inputs_in_the_file_does_not_matter() {
+    let (database, client) = database().await;
+    let pipeline = two_inputs();
+    let swapped = pipeline
+        .replace("orders-input", "first-input")
+        .replace("second-input", "orders-input")
+        .replace("first-input", "second-input");
+    for pipeline in [&pipeline, &pipeline, &swapped] {
+        let mut replica = Running::start(pipeline, &database);
+        replica.logged("lease acquired").await;
+        replica.logged("lease acquired").await;
+        covered(&client, 6).await;
+        stop(vec![replica]).await;
+    }
+    for schema in ["dapper_orders_input", "dapper_second_input"] {
+        let row = client.query_one(&format!("SELECT token FROM {schema}.cursors"), &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 3);
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Brings tables under capture, and keeps them there: compares what is with what should be, and repairs the difference,
 //! one table per transaction, never waiting long for a lock.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use dapper_core::Operation;
 use sha2::{Digest, Sha256};
@@ -16,7 +17,12 @@ use crate::session::bounded;
 /// `CREATE TRIGGER` that waits for one open writer blocks every later writer, so it gives up after this long.
 const LOCK_TIMEOUT_MS: u32 = 300;
 /// How often one table is tried in one round.
-const TRIES: u32 = 5;
+const TRIES: u32 = 3;
+/// After a round in vain a table is left alone for this long, then twice as long, and so on up to [`LONGEST_PAUSE`]: each
+/// try makes its writers wait.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// See [`FIRST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 const CAPTURE_SQL: &str = include_str!("capture.sql");
 
@@ -58,22 +64,52 @@ enum Change<'a> {
     Release(Vec<String>),
 }
 
-/// One round: every table that `options` asks for gets its function and triggers, every other loses them.
-pub(crate) async fn reconcile(client: &Client, options: &Options) -> Result<Coverage, PostgresError> {
+/// The tables that could not be changed, by oid: how often in a row, and when the next try is due.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses(HashMap<u32, (u32, Instant)>);
+
+impl Pauses {
+    fn is_over(&self, oid: u32) -> bool {
+        self.0.get(&oid).is_none_or(|(_, due)| *due <= Instant::now())
+    }
+
+    fn failed(&mut self, oid: u32) {
+        let failures = self.0.get(&oid).map_or(0, |(failures, _)| *failures);
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE);
+        self.0.insert(oid, (failures + 1, Instant::now() + pause));
+    }
+}
+
+/// One round: every table that `options` asks for gets its function and triggers, every other loses them. Tables that
+/// failed lately are left alone for a while.
+pub(crate) async fn reconcile(
+    client: &Client,
+    options: &Options,
+    pauses: &mut Pauses,
+) -> Result<Coverage, PostgresError> {
     let mut coverage = Coverage::default();
-    for table in tables(client, &options.names, None).await? {
+    let tables = tables(client, &options.names, None).await?;
+    pauses.0.retain(|oid, _| tables.iter().any(|table| table.oid == *oid));
+    for table in tables {
         let wanted = options.wants(&table).is_some();
-        coverage.covered += usize::from(wanted);
         if plan(options, &table).is_empty() {
+            pauses.0.remove(&table.oid);
+            coverage.covered += usize::from(wanted);
+            continue;
+        }
+        if !pauses.is_over(table.oid) {
             continue;
         }
         match apply(client, &options.names, &Change::Cover(options, table.oid)).await {
-            Ok(()) => coverage.changed += 1,
-            Err(error @ (PostgresError::ConnectionLost | PostgresError::Timeout { .. })) => {
+            Ok(()) => {
+                coverage.changed += 1;
+                coverage.covered += usize::from(wanted);
+            }
+            Err(error @ (PostgresError::ConnectionLost | PostgresError::StatementTimeout { .. })) => {
                 return Err(error);
             }
             Err(source) => {
-                coverage.covered -= usize::from(wanted);
+                pauses.failed(table.oid);
                 let table = format!("{}.{}", table.schema, table.name);
                 coverage.failed.push(PostgresError::Table { table, source: Box::new(source) });
             }
@@ -373,6 +409,21 @@ pub(crate) async fn release_table(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_that_fails_is_left_alone_for_longer_and_longer() {
+        let mut pauses = Pauses::default();
+        assert!(pauses.is_over(1));
+        let mut last = Duration::ZERO;
+        for round in 0..10 {
+            pauses.failed(1);
+            assert!(!pauses.is_over(1) && pauses.is_over(2));
+            let pause = pauses.0[&1].1.duration_since(Instant::now());
+            assert!(pause > last || round > 5, "{pause:?}");
+            assert!(pause <= LONGEST_PAUSE);
+            last = pause;
+        }
+    }
 
     #[test]
     fn values_that_look_like_placeholders_are_left_alone() {

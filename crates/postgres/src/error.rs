@@ -31,13 +31,21 @@ pub enum PostgresError {
         /// What the client library says.
         source: tokio_postgres::Error,
     },
-    /// The server did not answer in time.
+    /// Connecting took too long.
     #[error(
         "PostgreSQL at {server} did not answer within {seconds} s; is the address right and the network open?"
     )]
-    Timeout {
-        /// Hosts, port, database and user, or what was being done.
+    ConnectTimeout {
+        /// Hosts, port, database and user.
         server: String,
+        /// The limit in seconds.
+        seconds: u64,
+    },
+    /// The answer to a statement did not come in time; whether it was carried out is unknown.
+    #[error("{doing} got no answer within {seconds} s")]
+    StatementTimeout {
+        /// What we were doing.
+        doing: &'static str,
         /// The limit in seconds.
         seconds: u64,
     },
@@ -123,7 +131,9 @@ pub enum PostgresError {
     #[error("the connection to PostgreSQL is lost")]
     ConnectionLost,
     /// A change set could not be understood. Nothing was skipped.
-    #[error("change set {seq} can't be understood")]
+    #[error(
+        "change set {seq} can't be understood; the input stops rather than skip it: look at that row of change_sets"
+    )]
     ChangeSet {
         /// Its position.
         seq: i64,

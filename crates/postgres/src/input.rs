@@ -128,13 +128,14 @@ impl PostgresInput {
     async fn keep_covered(&self, sink: &EventSink) -> std::convert::Infallible {
         let report = |error: PostgresError| sink.report(error.into_input_error(&self.options.name));
         let mut announced = false;
+        let mut pauses = coverage::Pauses::default();
         loop {
             match Session::open(&self.options.connection, &application_name(&self.options)).await {
                 Err(error) => {
                     report(error);
                 }
                 Ok(session) => loop {
-                    match coverage::reconcile(session.client(), &self.options).await {
+                    match coverage::reconcile(session.client(), &self.options, &mut pauses).await {
                         Ok(round) => {
                             if round.changed > 0 || !announced {
                                 tracing::info!(

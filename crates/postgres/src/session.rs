@@ -52,7 +52,8 @@ impl Session {
         application_name: &str,
     ) -> Result<Self, PostgresError> {
         let limit = connection.connect_timeout();
-        let timeout = || PostgresError::Timeout { server: connection.to_string(), seconds: limit.as_secs() };
+        let timeout =
+            || PostgresError::ConnectTimeout { server: connection.to_string(), seconds: limit.as_secs() };
         tokio::time::timeout(limit, Self::connect(connection, application_name))
             .await
             .map_err(|_| timeout())?
@@ -181,6 +182,6 @@ pub(crate) async fn bounded<T>(
     let limit = Duration::from_millis(u64::from(STATEMENT_TIMEOUT_MS)) + Duration::from_secs(5);
     match tokio::time::timeout(limit, query).await {
         Ok(result) => result.map_err(PostgresError::statement(doing)),
-        Err(_) => Err(PostgresError::Timeout { server: doing.to_owned(), seconds: limit.as_secs() }),
+        Err(_) => Err(PostgresError::StatementTimeout { doing, seconds: limit.as_secs() }),
     }
 }

@@ -26,7 +26,9 @@ async fn ten_replicas_install_at_once() {
         async move {
             let session = Session::open(&options.connection, "test").await.unwrap();
             layout::ensure(&session, &options.names).await.unwrap();
-            let round = coverage::reconcile(session.client(), &options).await.unwrap();
+            let round = coverage::reconcile(session.client(), &options, &mut coverage::Pauses::default())
+                .await
+                .unwrap();
             assert!(round.failed.is_empty(), "{:?}", round.failed);
         }
     });

@@ -60,7 +60,8 @@ impl Fixture {
         let options = Options::parse(config).unwrap();
         let session = Session::open(&options.connection, "test").await.unwrap();
         layout::ensure(&session, &options.names).await.unwrap();
-        let coverage = coverage::reconcile(session.client(), &options).await.unwrap();
+        let coverage =
+            coverage::reconcile(session.client(), &options, &mut coverage::Pauses::default()).await.unwrap();
         assert!(coverage.failed.is_empty(), "{:?}", coverage.failed);
         let limits = Limits { rows: 1_000, bytes: 1 << 20 };
         let reader = Reader::prepare(session.client(), &options.names.schema, limits).await.unwrap();
@@ -69,7 +70,9 @@ impl Fixture {
     }
 
     pub(crate) async fn reconcile(&self) -> Coverage {
-        coverage::reconcile(self.session.client(), &self.options).await.unwrap()
+        coverage::reconcile(self.session.client(), &self.options, &mut coverage::Pauses::default())
+            .await
+            .unwrap()
     }
 
     /// Runs statements of the application, on a connection of its own user.

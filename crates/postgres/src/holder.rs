@@ -187,7 +187,8 @@ impl<'a> Holder<'a> {
             break;
         }
         self.save().await?;
-        self.flag(false).await
+        // Nobody listens now, and whoever comes next reads before it sleeps: writers need not notify.
+        self.flag(true).await
     }
 
     /// Waits until everything handed out is handled or abandoned. The caller bounds it.

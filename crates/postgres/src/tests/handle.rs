@@ -29,11 +29,13 @@ async fn a_stopped_replica_hands_over_without_a_repeat() {
     let events = first.handle_all(1).await;
     assert_eq!((events[0].id.as_str(), events[0].attempt, events[0].token), ("1", Some(1), Some(1)));
     first.stop().await;
+    wait_until(&client, "SELECT last_value = 0 FROM dapper_i.wake_up").await;
     client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
     let events = second.handle_all(1).await;
     let seen: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.attempt, event.token)).collect();
     assert_eq!(seen, [("2", Some(1), Some(2))]);
     second.stop().await;
+    wait_until(&client, "SELECT last_value = 1 FROM dapper_i.wake_up").await;
 }
 
 #[tokio::test]

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use dapper_testkit::history::{Report, check};
+use dapper_testkit::history::{Operation, Report, check};
 use dapper_testkit::{
-    Cluster, ClusterOptions, Database, Leader, Memory, Receiver, Workload, WorkloadOptions,
+    Cluster, ClusterOptions, Database, Leader, LogLine, Memory, Receiver, Reply, Workload, WorkloadOptions,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -118,6 +118,44 @@ async fn a_frozen_holder_is_replaced_and_does_no_harm_when_it_thaws() {
     // A call that was frozen after its last look at the lease and before its first byte still goes out when it thaws.
     // Its token tells: it is lower than one already seen.
     assert!(report.repeats_unmarked <= report.stale && report.stale <= 16, "{report:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_fails_holds_only_itself_says_so_and_comes_in_order_once_it_can() {
+    let stage = Stage::set("").await;
+    let client = stage.database.connect().await.unwrap();
+    stage
+        .receiver
+        .reply_with(|request| Reply::status(if request.text("id") == Some("1") { 500 } else { 200 }));
+    client
+        .batch_execute("INSERT INTO orders VALUES (1); UPDATE orders SET n = 1 WHERE id = 1")
+        .await
+        .unwrap();
+    for id in 2..=300 {
+        client.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
+    }
+    let handled = |receiver: &Receiver| -> Vec<(String, Operation)> {
+        let deliveries = receiver.deliveries();
+        deliveries.into_iter().map(|delivery| (delivery.key, delivery.operation)).collect()
+    };
+    let started = Instant::now();
+    while handled(&stage.receiver).len() < 299 {
+        assert!(started.elapsed() < LIMIT, "the other keys did not go on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(handled(&stage.receiver).iter().all(|(key, _)| key != "1"));
+    let leader = &stage.cluster.replicas()[stage.leader.replica];
+    let said = |line: &LogLine| format!("{line:?}").contains("500 Internal Server Error");
+    leader.wait_for_line(LIMIT, said).await.unwrap();
+
+    stage.receiver.reply(Reply::status(200));
+    let started = Instant::now();
+    while handled(&stage.receiver).len() < 301 {
+        assert!(started.elapsed() < LIMIT, "the key that failed did not go on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let late = handled(&stage.receiver).split_off(299);
+    assert_eq!(late, [("1".into(), Operation::Create), ("1".into(), Operation::Update)]);
 }
 
 /// Waits until every table has its triggers; a change made before that is nobody's.

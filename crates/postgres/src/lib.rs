@@ -55,7 +55,7 @@ pub use error::PostgresError;
 pub use input::PostgresInput;
 pub use maintenance::{ServerInfo, UninstallReport, probe, probe_schema, rebase, uninstall, validate};
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
-pub use options::{OPTION_KEYS, WakeUp};
+pub use options::OPTION_KEYS;
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

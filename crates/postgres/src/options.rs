@@ -15,7 +15,7 @@ pub const OPTION_KEYS: [&str; 5] = ["tables", "exclude", "images", "wake_up", "r
 
 /// How a sleeping reader learns of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WakeUp {
+pub(crate) enum WakeUp {
     /// `Notify`, or `Poll` where prepared transactions are possible: a NOTIFY would make `PREPARE TRANSACTION` fail.
     Auto,
     /// Writers notify while the reader sleeps.

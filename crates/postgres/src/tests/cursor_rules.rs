@@ -112,8 +112,8 @@ async fn rule_2_the_reading_transaction_has_no_id_of_its_own() {
     assert_eq!(fixture.lines().await, ["orders create 1"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rule_3_a_standby_is_refused() {
+/// Two servers, and a database with a table on the first.
+async fn primary_and_standby() -> (Server, Server, Database, tokio_postgres::Client) {
     let (primary, standby) = tokio::task::spawn_blocking(|| {
         let primary = Server::start(&ServerOptions::default()).unwrap();
         let standby = Server::standby_of(&primary).unwrap();
@@ -124,6 +124,12 @@ async fn rule_3_a_standby_is_refused() {
     let database = Database::create_on(&primary).await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute(ORDERS).await.unwrap();
+    (primary, standby, database, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rule_3_a_standby_is_refused() {
+    let (_primary, standby, database, client) = primary_and_standby().await;
     let config_there = config("orders-input", standby.url(database.name()));
     let config_here = config("orders-input", database.url());
     let fixture = Fixture::install(database, client, &config_here).await;
@@ -275,16 +281,7 @@ async fn rule_5_an_event_id_is_never_used_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
-    let (primary, standby) = tokio::task::spawn_blocking(|| {
-        let primary = Server::start(&ServerOptions::default()).unwrap();
-        let standby = Server::standby_of(&primary).unwrap();
-        (primary, standby)
-    })
-    .await
-    .unwrap();
-    let database = Database::create_on(&primary).await.unwrap();
-    let client = database.connect().await.unwrap();
-    client.batch_execute(ORDERS).await.unwrap();
+    let (primary, standby, database, client) = primary_and_standby().await;
     let here = config("orders-input", database.url());
     let fixture = Fixture::install(database, client, &here).await;
     let schema = &fixture.options.names.schema;

@@ -139,10 +139,7 @@ async fn check(client: &Client, connection: &ConnectionString) -> Result<Server,
         .await
         .map_err(PostgresError::statement(doing))?;
     let server = connection.to_string();
-    let version: i32 = row.get(0);
-    if version < OLDEST_VERSION {
-        return Err(PostgresError::TooOld { server, version: row.get(1) });
-    }
+    refuse_old(row.get(0), row.get(1), &server)?;
     if row.get(2) {
         return Err(PostgresError::Standby { server });
     }
@@ -165,6 +162,13 @@ async fn check(client: &Client, connection: &ConnectionString) -> Result<Server,
     })
 }
 
+fn refuse_old(version_number: i32, version: &str, server: &str) -> Result<(), PostgresError> {
+    if version_number >= OLDEST_VERSION {
+        return Ok(());
+    }
+    Err(PostgresError::TooOld { server: server.to_owned(), version: version.to_owned() })
+}
+
 /// A refusal of several hosts because none accepts writes is the standby error too.
 fn refusal(connection: &ConnectionString, source: tokio_postgres::Error) -> PostgresError {
     let text = std::error::Error::source(&source).map(ToString::to_string).unwrap_or_default();
@@ -183,5 +187,17 @@ pub(crate) async fn bounded<T>(
     match tokio::time::timeout(limit, query).await {
         Ok(result) => result.map_err(PostgresError::statement(doing)),
         Err(_) => Err(PostgresError::StatementTimeout { doing, seconds: limit.as_secs() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_older_than_13_are_refused_by_name() {
+        assert!(refuse_old(130_000, "13.0", "db:5432").is_ok());
+        let error = refuse_old(120_022, "12.22", "db:5432").unwrap_err();
+        assert_eq!(error.to_string(), "PostgreSQL 12.22 at db:5432 is too old; 13 or newer is needed");
     }
 }

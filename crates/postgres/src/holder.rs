@@ -154,7 +154,7 @@ impl<'a> Holder<'a> {
                 }
                 Action::SetAsleep => {
                     self.flag(false).await?;
-                    let f = self.draw().await?;
+                    let f = draw_xid(self.client).await?;
                     self.wake_up.drew(f);
                     continue;
                 }
@@ -283,11 +283,6 @@ impl<'a> Holder<'a> {
             return Err(self.cursor.fenced(self.client).await);
         }
         Ok(())
-    }
-
-    /// Draws a transaction id, in a transaction of its own.
-    async fn draw(&self) -> Result<u64, PostgresError> {
-        draw_xid(self.client).await
     }
 
     fn report_foreign(&mut self, foreign: &mut tokio::sync::mpsc::Receiver<String>) {

@@ -11,6 +11,7 @@ use crate::PostgresError;
 use crate::coverage;
 use crate::holder::Holder;
 use crate::layout;
+use crate::names::stable_hash;
 use crate::options::Options;
 use crate::session::Session;
 
@@ -184,7 +185,7 @@ fn resource(options: &Options, session: &Session) -> Result<Resource, PostgresEr
         "{}@{}.{:016x}",
         options.names.schema,
         server.system_identifier,
-        layout::lock_key(&server.database)
+        stable_hash(&server.database)
     );
     Resource::new(name.clone())
         .map_err(|_| PostgresError::Unexpected { what: "the lease's resource", value: name })

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::PostgresError;
-use crate::names::{Names, quote_identifier, quote_literal};
+use crate::names::{Names, quote_identifier, quote_literal, stable_hash};
 use crate::session::{Server, Session, bounded};
 
 /// Grows with every change of the objects in the schema; kept in the schema's comment.
@@ -105,9 +105,7 @@ fn sql(names: &Names, server: &Server) -> String {
 
 /// The advisory lock that keeps installations of one input apart; of transaction level, so it can't be left behind.
 pub(crate) fn lock_key(schema: &str) -> i64 {
-    use sha2::{Digest, Sha256};
-    let hash = Sha256::digest(format!("dapper install {schema}").as_bytes());
-    i64::from_be_bytes(hash[..8].try_into().expect("a SHA-256 digest has 32 bytes"))
+    stable_hash(&format!("dapper install {schema}"))
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub async fn uninstall(config: &InputConfig) -> Result<UninstallReport, Postgres
 /// `change_sets` be delivered again, marked as a possible repeat. Returns how many change sets these are.
 ///
 /// # Errors
-/// When replicas of the input are connected, or nothing is installed.
+/// When replicas of the input are connected; where nothing is installed, those of installing it.
 pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     let options = Options::parse(config)?;
     let session = Session::open(&options.connection, "dapper rebase").await?;

@@ -81,6 +81,12 @@ fn looks_hashed(name: &str) -> bool {
     })
 }
 
+/// The same number for the same text, in every version and on every machine.
+pub(crate) fn stable_hash(text: &str) -> i64 {
+    let hash = Sha256::digest(text.as_bytes());
+    i64::from_be_bytes(hash[..8].try_into().expect("a SHA-256 digest has 32 bytes"))
+}
+
 /// `text` as a quoted SQL identifier.
 pub(crate) fn quote_identifier(text: &str) -> String {
     format!("\"{}\"", text.replace('"', "\"\""))

@@ -1,30 +1,45 @@
-//! Makes the table once, and finds out whether sessions are ours alone.
+//! Makes the table and its identity once, and finds out whether sessions are ours alone.
 
+use dapper_lock::StoreId;
 use tokio_postgres::types::Type;
 
 use crate::error::PostgresLockError;
 use crate::options::SchemaName;
-use crate::session::Session;
+use crate::session::{Parameter, Session};
 use crate::sql::{self, Statements};
 
-/// Makes schema and table unless they are there, one replica at a time. When they are, nothing is locked and no right
-/// beyond using them is needed.
+/// Makes schema and table unless they are there, one replica at a time, and says which table it is. When they are
+/// there, nothing is locked and no right beyond using them is needed.
 pub(crate) async fn install(
     session: &Session,
     statements: &Statements,
     schema: &SchemaName,
-) -> Result<(), PostgresLockError> {
-    if exists(session, sql::TABLE_EXISTS, &statements.table).await? {
-        return Ok(());
-    }
-    match create(session, statements, schema).await {
-        // Whoever makes the schema for something else takes no lock of ours; now it is there.
-        Err(error) if error.is_lost_race() => {
-            session.batch("undo the installation", "ROLLBACK").await?;
-            create(session, statements, schema).await
+) -> Result<StoreId, PostgresLockError> {
+    if !exists(session, sql::TABLE_EXISTS, &statements.table).await? {
+        match create(session, statements, schema).await {
+            // Whoever makes the schema for something else takes no lock of ours; now it is there.
+            Err(error) if error.is_lost_race() => {
+                session.batch("undo the installation", "ROLLBACK").await?;
+                create(session, statements, schema).await?;
+            }
+            other => other?,
         }
-        other => other,
     }
+    store_id(session, statements).await
+}
+
+async fn store_id(session: &Session, statements: &Statements) -> Result<StoreId, PostgresLockError> {
+    let task = "ask for the identity of the leases";
+    let mut rows = session.run(task, &statements.store_id, &[]).await?;
+    if rows.is_empty() {
+        let drawn = StoreId::random().to_string();
+        let parameters: [Parameter<'_>; 1] = [(&drawn, Type::TEXT)];
+        session.run("draw an identity for the leases", &statements.create_store_id, &parameters).await?;
+        // Another replica's may have come first.
+        rows = session.run(task, &statements.store_id, &[]).await?;
+    }
+    let text: &str = rows.first().and_then(|row| row.get(0)).unwrap_or_default();
+    text.parse().map_err(|_| PostgresLockError::Garbage { column: "holder", text: text.to_owned() })
 }
 
 async fn create(

@@ -16,6 +16,14 @@ CREATE TABLE {leases} (
     server_started_at timestamptz NOT NULL
 ) WITH (fillfactor = 50)";
 
+/// Gives the table its identity unless it has one: a row that no resource can have, since none has an empty name.
+const CREATE_STORE_ID: &str = "\
+INSERT INTO {leases} (resource, token, holder, expires_at, session, backend, server_started_at)
+VALUES ('', 1, $1, '-infinity', false, 0, '-infinity') ON CONFLICT (resource) DO NOTHING";
+
+/// The table's identity. Locks nothing.
+const STORE_ID: &str = "SELECT holder FROM {leases} WHERE resource = ''";
+
 /// Grants the resource when it is free, when its lease has run out, or when its holder is known to be dead: the caller
 /// holds the session lock that the holder held (`$5`), on the very server that the holder held it on, and in a session
 /// other than the holder's. Locks the row; everything is judged and timed after the lock is had.
@@ -105,6 +113,8 @@ pub(crate) struct Statements {
     pub(crate) table: String,
     pub(crate) create_schema: String,
     pub(crate) create_table: String,
+    pub(crate) create_store_id: String,
+    pub(crate) store_id: String,
     pub(crate) grant: String,
     pub(crate) held: String,
     pub(crate) renew: String,
@@ -119,6 +129,8 @@ impl Statements {
         Self {
             create_schema: format!("CREATE SCHEMA {schema}"),
             create_table: on_table(CREATE_TABLE),
+            create_store_id: on_table(CREATE_STORE_ID),
+            store_id: on_table(STORE_ID),
             grant: on_table(GRANT),
             held: on_table(HELD),
             renew: on_table(RENEW),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dapper_lock::{
-    FencingToken, HeldBy, HolderId, LockError, LockStore, Renewal, Resource, Term, TryAcquire,
+    FencingToken, HeldBy, HolderId, LockError, LockStore, Renewal, Resource, StoreId, Term, TryAcquire,
 };
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -46,8 +46,8 @@ struct Inner {
     config: Config,
     options: PostgresLockOptions,
     statements: Statements,
-    /// Whether the table was found and the sessions were examined.
-    ready: AsyncMutex<bool>,
+    /// The table's identity, once it was found and the sessions were examined.
+    ready: AsyncMutex<Option<StoreId>>,
     /// Whether sessions are not to be relied upon: by option, or because a pooler shares them.
     shared: AtomicBool,
     slots: Mutex<HashMap<(Resource, HolderId), Arc<Slot>>>,
@@ -104,12 +104,16 @@ impl PostgresLockStore {
     /// # Errors
     /// [`Refused`](dapper_lock::LockErrorKind::Refused) for a standby and for missing rights, else as of any store.
     pub async fn install(&self) -> Result<(), LockError> {
-        self.inner.make_ready(ORDINARY).await.map_err(PostgresLockError::into_lock_error)
+        self.store_id().await.map(|_| ())
     }
 }
 
 #[async_trait]
 impl LockStore for PostgresLockStore {
+    async fn store_id(&self) -> Result<StoreId, LockError> {
+        self.inner.make_ready(ORDINARY).await.map_err(PostgresLockError::into_lock_error)
+    }
+
     async fn try_acquire(
         &self,
         resource: &Resource,
@@ -287,10 +291,10 @@ impl Inner {
         session.unwrap_or(Err(PostgresLockError::ConnectTimeout { limit }))
     }
 
-    async fn make_ready(&self, ttl: Duration) -> Result<()> {
+    async fn make_ready(&self, ttl: Duration) -> Result<StoreId> {
         let mut ready = self.ready.lock().await;
-        if *ready {
-            return Ok(());
+        if let Some(id) = *ready {
+            return Ok(id);
         }
         // Several replicas may be installing, one after the other.
         let limit = ttl.max(ORDINARY);
@@ -302,10 +306,10 @@ impl Inner {
             }
             two.close();
         }
-        install(&one, &self.statements, &self.options.schema).await?;
+        let id = install(&one, &self.statements, &self.options.schema).await?;
         one.close();
-        *ready = true;
-        Ok(())
+        *ready = Some(id);
+        Ok(id)
     }
 
     /// Draws conclusions for later calls.
@@ -319,7 +323,7 @@ impl Inner {
         if error.is_not_installed()
             && let Ok(mut ready) = self.ready.try_lock()
         {
-            *ready = false;
+            *ready = None;
         }
     }
 

@@ -81,7 +81,10 @@ pub(crate) async fn granted(store: &PostgresLockStore, holder: HolderId, ttl: Du
 
 /// The row's token, whether it says `session`, and the server process of its holder.
 pub(crate) async fn row(watcher: &Client) -> (i64, bool, i32) {
-    let row = watcher.query_one("SELECT token, session, backend FROM dapper_lock.leases", &[]).await.unwrap();
+    let row = watcher
+        .query_one("SELECT token, session, backend FROM dapper_lock.leases WHERE resource <> ''", &[])
+        .await
+        .unwrap();
     (row.get(0), row.get(1), row.get(2))
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Doubling delays with jitter, reproducible from a seed: the n-th is between half and all of
 /// `min(FIRST · 2ⁿ, LONGEST)`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Backoff {
     random: u64,
     step: u32,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The three times of a lease. They always fit each other: `renew_every < ttl − margin`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseConfig {
     ttl: Duration,
     renew_every: Duration,

@@ -1,11 +1,37 @@
 //! The life of one lease as a pure state machine: time and replies in, requests and "held" or "lost" out.
 //!
-//! It reads no clock and does no I/O, so that tests run it with simulated time. Rules that it keeps:
+//! [`LockManager`](crate::LockManager) drives one for each lease. It is public for simulations, models, and whoever
+//! needs another driver. It reads no clock and does no I/O. Rules that it keeps:
 //! - Trust ends at *request sent + ttl − margin*. "Sent" is when the machine asked for the request, which is never
 //!   later than when it leaves, so a slow reply shortens trust and never lengthens it.
 //! - Once trust has ended, nothing revives it. A machine lives through one term and is then over.
 //! - An unclear answer to a try means "not the holder"; a grant that comes too late to be trusted is discarded.
 //! - An unclear answer to a renewal changes nothing: it is tried again until trust ends.
+//!
+//! What it owes to its driver: at most one request is on its way at a time, and every time it wants to be asked again
+//! is in [`next_tick`](Machine::next_tick). What the driver owes to it: time that never goes back, and a request that is
+//! sent no earlier than it was asked for.
+//!
+//! ```
+//! use std::time::Duration;
+//! use dapper_lock::machine::{Action, Input, Machine};
+//! use dapper_lock::{FencingToken, HolderId, LeaseConfig, Timestamp, TryAcquire};
+//!
+//! let config = LeaseConfig::new(Duration::from_secs(10), Duration::from_secs(3), Duration::from_secs(1))?;
+//! let mut machine = Machine::new(config, HolderId::random(), None);
+//! let sent = Timestamp::from_origin(Duration::from_secs(5));
+//! let actions = machine.handle(sent, Input::Tick);
+//! let [Action::Try { request }] = actions[..] else { panic!("{actions:?}") };
+//! let reply = Ok(TryAcquire::Granted(FencingToken::FIRST));
+//! let answered = sent.after(Duration::from_secs(2));
+//! // Trust is counted from when the request was sent, not from when its answer came.
+//! let valid_until = sent.after(Duration::from_secs(9));
+//! assert_eq!(
+//!     machine.handle(answered, Input::Tried { request, reply }),
+//!     [Action::Held { token: FencingToken::FIRST, valid_until }],
+//! );
+//! # Ok::<(), dapper_lock::LeaseConfigError>(())
+//! ```
 
 use std::time::Duration;
 
@@ -15,65 +41,103 @@ use crate::{
 };
 
 /// After so many failed tries in a row the caller is told.
-pub(crate) const MAX_FAILURES: u32 = 5;
+pub const MAX_FAILURES: u32 = 5;
 /// The shortest time between two tries, for stores whose wait returns too eagerly.
-pub(crate) const TRY_GAP: Duration = Duration::from_millis(10);
+pub const TRY_GAP: Duration = Duration::from_millis(10);
 /// The longest time that the store is asked to wait in one call.
-pub(crate) const MAX_WAIT: Duration = Duration::from_secs(30);
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// How much longer than asked a store's wait may take before it is abandoned.
-pub(crate) const WAIT_GRACE: Duration = Duration::from_secs(1);
+pub const WAIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Which request a reply belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RequestId(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(u64);
 
 /// What happens to the machine.
-#[derive(Clone, Debug)]
-pub(crate) enum Input {
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
     /// Time has passed.
     Tick,
     /// A try was answered.
-    Tried { request: RequestId, reply: Result<TryAcquire, LockErrorKind> },
+    Tried {
+        /// Which try it was.
+        request: RequestId,
+        /// The store's answer, or why there is none.
+        reply: Result<TryAcquire, LockErrorKind>,
+    },
     /// The store's wait returned.
     Waited(Result<(), LockErrorKind>),
     /// A renewal was answered.
-    Renewed { request: RequestId, reply: Result<Renewal, LockErrorKind> },
+    Renewed {
+        /// Which renewal it was.
+        request: RequestId,
+        /// The store's answer, or why there is none.
+        reply: Result<Renewal, LockErrorKind>,
+    },
     /// The store knows by itself that the term is over.
     TermEnded,
 }
 
 /// What the machine wants done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Ask the store for the resource.
-    Try { request: RequestId },
+    Try {
+        /// To be named with the answer.
+        request: RequestId,
+    },
     /// Let the store wait.
-    Wait { limit: Duration },
+    Wait {
+        /// At most so long.
+        limit: Duration,
+    },
     /// Release a term of ours that nobody acts on.
-    Discard { token: FencingToken },
+    Discard {
+        /// The term's token.
+        token: FencingToken,
+    },
     /// Ask the store to renew the term.
-    Renew { request: RequestId, token: FencingToken },
+    Renew {
+        /// To be named with the answer.
+        request: RequestId,
+        /// The term's token.
+        token: FencingToken,
+    },
     /// The term may be acted on until then.
-    Held { token: FencingToken, valid_until: Timestamp },
-    /// The term is over.
-    Lost { reason: LossReason },
-    /// There will be no term.
+    Held {
+        /// The term's token.
+        token: FencingToken,
+        /// The first moment at which the term may no longer be acted on, unless this action comes again.
+        valid_until: Timestamp,
+    },
+    /// The term is over. The machine asks for nothing more.
+    Lost {
+        /// Why.
+        reason: LossReason,
+    },
+    /// There will be no term. The machine asks for nothing more.
     GiveUp(Cause),
 }
 
 /// Why there will be no term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
     /// The store failed too often, or will not do it at all.
     Failed,
     /// The store grants, but too slowly for its grants to be trusted.
     TooSlow,
     /// The store issued a token that is not above an earlier one.
-    TokenWentBack { granted: FencingToken, seen: FencingToken },
+    TokenWentBack {
+        /// The token of the grant.
+        granted: FencingToken,
+        /// The highest token seen before.
+        seen: FencingToken,
+    },
 }
 
-#[derive(Debug)]
-pub(crate) struct Machine {
+/// One lease, from the first try to its end. See the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
     config: LeaseConfig,
     holder: HolderId,
     /// The highest token seen so far, ours or another's.
@@ -84,7 +148,7 @@ pub(crate) struct Machine {
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum State {
     Pausing { until: Timestamp },
     Trying(Sent),
@@ -93,13 +157,13 @@ enum State {
     Over,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Sent {
     request: RequestId,
     at: Timestamp,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Holding {
     token: FencingToken,
     valid_until: Timestamp,
@@ -109,7 +173,8 @@ struct Holding {
 
 impl Machine {
     /// A machine that wants the resource. `highest` is the highest token that an earlier machine saw.
-    pub(crate) fn new(config: LeaseConfig, holder: HolderId, highest: Option<FencingToken>) -> Self {
+    #[must_use]
+    pub fn new(config: LeaseConfig, holder: HolderId, highest: Option<FencingToken>) -> Self {
         let seed = holder.as_u128();
         #[expect(clippy::cast_possible_truncation, reason = "half of a random number is random enough")]
         let backoff = Backoff::new(seed as u64);
@@ -118,12 +183,14 @@ impl Machine {
     }
 
     /// The highest token seen so far.
-    pub(crate) fn highest(&self) -> Option<FencingToken> {
+    #[must_use]
+    pub fn highest(&self) -> Option<FencingToken> {
         self.highest
     }
 
     /// When to feed the next [`Input::Tick`] at the latest; `None` while a reply must come first.
-    pub(crate) fn next_tick(&self) -> Option<Timestamp> {
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Timestamp> {
         match &self.state {
             State::Pausing { until } => Some(*until),
             State::Trying(_) | State::Over => None,
@@ -134,7 +201,7 @@ impl Machine {
     }
 
     /// Takes in what happened at `now` and says what to do about it. `now` never goes back.
-    pub(crate) fn handle(&mut self, now: Timestamp, input: Input) -> Vec<Action> {
+    pub fn handle(&mut self, now: Timestamp, input: Input) -> Vec<Action> {
         if let State::Holding(holding) = &self.state
             && now >= holding.valid_until
         {

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex as AsyncMutex, oneshot};
 use crate::driver::{Driver, Reply};
 use crate::{
     BootClock, Clock, FencingToken, HeldBy, HolderId, Lease, LeaseConfig, LockError, LockErrorKind,
-    LockStore, Resource,
+    LockStore, Resource, StoreId,
 };
 
 /// Acquires leases from one store, under one identity.
@@ -81,6 +81,14 @@ impl LockManager {
     /// The store's error.
     pub async fn holder(&self, resource: &Resource) -> Result<Option<HeldBy>, LockError> {
         self.store.holder(resource).await
+    }
+
+    /// Which store it acquires from.
+    ///
+    /// # Errors
+    /// The store's error.
+    pub async fn store_id(&self) -> Result<StoreId, LockError> {
+        self.store.store_id().await
     }
 
     async fn serve(self, resource: Resource, mut reply: Reply) {

@@ -11,13 +11,14 @@ use tokio::time::timeout;
 
 use crate::{
     BootClock, Clock, FencingToken, HeldBy, HolderId, LockError, LockErrorKind, LockStore, Renewal, Resource,
-    Term, Timestamp, TryAcquire,
+    StoreId, Term, Timestamp, TryAcquire,
 };
 
 /// Keeps leases in memory: for tests, and for pipelines that run in one process. Share it through an `Arc`.
 ///
 /// Tokens start at one again when the process does, so nothing that outlives the process may be fenced by them.
 pub struct MemoryStore {
+    id: StoreId,
     clock: Arc<dyn Clock>,
     entries: Mutex<HashMap<Resource, Entry>>,
     freed: Notify,
@@ -41,7 +42,7 @@ impl MemoryStore {
     /// An empty store on another clock, for tests.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, entries: Mutex::default(), freed: Notify::new() }
+        Self { id: StoreId::random(), clock, entries: Mutex::default(), freed: Notify::new() }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Resource, Entry>> {
@@ -67,6 +68,10 @@ impl Entry {
 
 #[async_trait]
 impl LockStore for MemoryStore {
+    async fn store_id(&self) -> Result<StoreId, LockError> {
+        Ok(self.id)
+    }
+
     async fn try_acquire(
         &self,
         resource: &Resource,

@@ -37,6 +37,10 @@ pub enum ResourceError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HolderId(Uuid);
 
+/// Which store issues the tokens: random, drawn once when a store is made, and kept with its tokens.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(Uuid);
+
 /// The number of a grant: above zero, issued by the store, greater than that of every earlier grant of the same
 /// resource. Whoever protects something by a lease remembers the highest one it saw and refuses lower ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,6 +141,35 @@ impl fmt::Debug for HolderId {
     }
 }
 
+impl StoreId {
+    /// A new identity, unlike every other.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for StoreId {
+    type Err = uuid::Error;
+
+    /// Reads back what [`Display`](fmt::Display) wrote.
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        Uuid::from_str(text).map(Self)
+    }
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 impl FencingToken {
     /// The token of a resource's first grant.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
@@ -191,6 +224,13 @@ mod tests {
         let holder = HolderId::random();
         assert_ne!(holder, HolderId::random());
         assert_eq!(holder.to_string().parse::<HolderId>().unwrap(), holder);
+    }
+
+    #[test]
+    fn stores_differ_and_are_read_back() {
+        let store = StoreId::random();
+        assert_ne!(store, StoreId::random());
+        assert_eq!(store.to_string().parse::<StoreId>().unwrap(), store);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dapper_lock::{
-    Clock, HeldBy, HolderId, LockError, LockErrorKind, LockStore, MemoryStore, Renewal, Resource, Term,
-    Timestamp, TryAcquire,
+    Clock, HeldBy, HolderId, LockError, LockErrorKind, LockStore, MemoryStore, Renewal, Resource, StoreId,
+    Term, Timestamp, TryAcquire,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -79,6 +79,11 @@ fn error(kind: LockErrorKind) -> LockError {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl LockStore for Faulty {
+    async fn store_id(&self) -> Result<StoreId, LockError> {
+        self.reach()?;
+        self.store.store_id().await
+    }
+
     async fn try_acquire(
         &self,
         resource: &Resource,

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::lease::{ReleaseReply, Shared};
-use crate::machine::{Action, Cause, Input, Machine, WAIT_GRACE};
+use crate::lease::{EndOnDrop, ReleaseReply, Shared};
+use crate::machine::{Action, Cause, Input, Machine, RequestId, WAIT_GRACE};
+use crate::worker::Pulse;
 use crate::{
     Clock, FencingToken, HolderId, Lease, LeaseConfig, LockError, LockErrorKind, LockStore, LossReason,
     Resource, Term, Timestamp, TryAcquire,
@@ -25,6 +27,8 @@ pub(crate) struct Driver {
     config: LeaseConfig,
     resource: Resource,
     holder: HolderId,
+    /// The runtime of whoever wants the lease.
+    owner: Handle,
     machine: Machine,
     pending: Option<Pending>,
     last_error: Option<LockError>,
@@ -48,10 +52,11 @@ impl Driver {
         config: LeaseConfig,
         resource: Resource,
         holder: HolderId,
+        owner: Handle,
         highest: Option<FencingToken>,
     ) -> Self {
         let machine = Machine::new(config, holder, highest);
-        Self { store, clock, config, resource, holder, machine, pending: None, last_error: None }
+        Self { store, clock, config, resource, holder, owner, machine, pending: None, last_error: None }
     }
 
     /// Acquires the resource, hands the lease over, keeps it and releases it in the end. Returns the highest token
@@ -68,10 +73,11 @@ impl Driver {
                 tracing::info!(resource = %term.resource, token = term.token.get(), "lease granted");
                 let shared = Shared::new(&term, Arc::clone(&self.clock), grant.valid_until);
                 let guard = EndOnDrop(Arc::clone(&shared));
+                let pulse = Pulse::of(&self.owner, Arc::clone(&self.clock), Arc::clone(&shared));
                 let (release, released) = oneshot::channel();
                 // When nobody listens any more, the lease is dropped here, which releases it below.
                 let _ = reply.send(Ok(Lease::new(term.clone(), Arc::clone(&shared), release)));
-                self.keep(&term, &shared).await;
+                self.keep(&term, &shared, &pulse).await;
                 self.release(&term, &shared, released.await.ok()).await;
                 drop(guard);
             }
@@ -114,7 +120,7 @@ impl Driver {
     }
 
     /// Renews until the lease is over, for whatever reason.
-    async fn keep(&mut self, term: &Term, shared: &Shared) {
+    async fn keep(&mut self, term: &Term, shared: &Shared, pulse: &Pulse) {
         let store = Arc::clone(&self.store);
         let mut ended = store.ended(term);
         loop {
@@ -126,7 +132,7 @@ impl Driver {
             };
             for action in self.machine.handle(self.clock.now(), input) {
                 match action {
-                    Action::Renew { request, .. } => self.send_renew(request, term.clone()),
+                    Action::Renew { request, .. } => self.send_renew(request, term.clone(), pulse),
                     Action::Held { valid_until, .. } => {
                         tracing::debug!(resource = %term.resource, token = term.token.get(), "lease renewed");
                         if !shared.extend(valid_until) {
@@ -200,7 +206,7 @@ impl Driver {
         }
     }
 
-    fn send_try(&mut self, request: crate::machine::RequestId) {
+    fn send_try(&mut self, request: RequestId) {
         let (store, resource, holder) = (Arc::clone(&self.store), self.resource.clone(), self.holder);
         let ttl = self.config.ttl();
         let answer = Box::pin(async move {
@@ -222,10 +228,12 @@ impl Driver {
         self.pending = Some(Pending { is_try: false, answer });
     }
 
-    fn send_renew(&mut self, request: crate::machine::RequestId, term: Term) {
+    fn send_renew(&mut self, request: RequestId, term: Term, pulse: &Pulse) {
         let (store, ttl) = (Arc::clone(&self.store), self.config.ttl());
+        let felt = pulse.felt(self.clock.now(), ttl);
         // No timeout: the machine stops trusting in time, whether or not there is an answer.
         let answer = Box::pin(async move {
+            felt.await;
             let (reply, error) = split(store.renew(&term, ttl).await);
             if let Some(error) = &error {
                 tracing::warn!(
@@ -265,15 +273,6 @@ impl Driver {
 
     fn term(&self, token: FencingToken) -> Term {
         Term { resource: self.resource.clone(), holder: self.holder, token }
-    }
-}
-
-/// Ends the lease when the task that renews it is dropped by its runtime.
-struct EndOnDrop(Arc<Shared>);
-
-impl Drop for EndOnDrop {
-    fn drop(&mut self) {
-        self.0.end(LossReason::Abandoned);
     }
 }
 

@@ -10,7 +10,9 @@ use crate::{Clock, FencingToken, LockError, LockErrorKind, Resource, Term, Times
 
 /// The right to act for a resource, until it is lost or released.
 ///
-/// A task of its own renews it. Dropping it ends its validity at once and lets that task release it, best effort.
+/// It is renewed in the background, whatever its holder does, for as long as the holder's runtime runs anything at
+/// all; see [`LockManager`](crate::LockManager). Dropping it ends its validity at once and releases it in the
+/// background, best effort.
 pub struct Lease {
     term: Term,
     shared: Arc<Shared>,
@@ -37,7 +39,7 @@ pub enum LossReason {
     Revoked,
     /// The holder released or dropped it.
     Released,
-    /// The runtime that renewed it shut down.
+    /// The runtime on which it was acquired shut down.
     Abandoned,
 }
 
@@ -207,6 +209,15 @@ impl Shared {
             _ => tracing::warn!(%resource, token, ?reason, "lease lost"),
         }
         self.reason.send_replace(Some(reason));
+    }
+}
+
+/// Ends the lease when a task that it needs is dropped by its runtime.
+pub(crate) struct EndOnDrop(pub(crate) Arc<Shared>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end(LossReason::Abandoned);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Leases: who may act for a resource, for how long, and how a holder learns that it no longer may.
 //!
 //! A lock here is a *lease*, and a lease is a [`Term`]: a resource, a holder and a [`FencingToken`] that the store
-//! issued for this one grant. [`LockManager::acquire`] waits for the lease, a task of its own renews it, and
+//! issued for this one grant. [`LockManager::acquire`] waits for the lease, a thread of the manager renews it, and
 //! [`Lease::is_valid`] answers from memory whether the holder may still act. Trust ends at *request sent + time to live
 //! − margin*, on a clock that goes on while the machine is suspended; an answer that comes later never revives it.
 //!
@@ -9,8 +9,8 @@
 //! own; [`MemoryStore`] is for tests and single processes), and it does not make a stale holder's writes harmless. For
 //! that the protected resource must compare fencing tokens and refuse a lower one than it has seen.
 //!
-//! It assumes a tokio runtime with time enabled around [`LockManager::acquire`], and that the local clock's *rate*
-//! differs from the store's by less than `margin / ttl`. Wall clocks are never read.
+//! It assumes a tokio runtime around [`LockManager::acquire`], and that the local clock's *rate* differs from the
+//! store's by less than `margin / ttl`. Wall clocks are never read.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -40,12 +40,13 @@ mod manager;
 mod memory;
 mod store;
 mod term;
+mod worker;
 
 pub use clock::{BootClock, Clock, Timestamp};
 pub use config::{LeaseConfig, LeaseConfigError};
 pub use error::{LockError, LockErrorKind};
 pub use lease::{Lease, LeaseValidity, LossReason};
-pub use manager::LockManager;
+pub use manager::{LockManager, LockManagerOptions};
 pub use memory::MemoryStore;
 pub use store::{HeldBy, LockStore, Renewal, TryAcquire};
 pub use term::{FencingToken, HolderId, Resource, ResourceError, StoreId, Term};

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
 use crate::driver::{Driver, Reply};
+use crate::worker::Worker;
 use crate::{
     BootClock, Clock, FencingToken, HeldBy, HolderId, Lease, LeaseConfig, LockError, LockErrorKind,
     LockStore, Resource, StoreId,
@@ -15,13 +17,29 @@ use crate::{
 /// Acquires leases from one store, under one identity.
 ///
 /// A process makes one per store when it starts. Its identity is random, so a restarted process is a new holder.
+///
+/// The store is called on a thread of the manager's own, so that a lease is renewed however busy the runtime of its
+/// holder is. A holder that hangs must not keep the resource for ever, though: when the runtime on which a lease was
+/// acquired has run nothing for one time to live, the lease is not renewed until it does. Nobody trusts the lease of a
+/// blocked runtime for more than two times to live, and [`Lease::is_valid`] says so even from inside what blocks it.
 #[derive(Clone)]
 pub struct LockManager {
     store: Arc<dyn LockStore>,
     clock: Arc<dyn Clock>,
     config: LeaseConfig,
     holder: HolderId,
+    worker: Worker,
     seats: Arc<Mutex<HashMap<Resource, Seat>>>,
+}
+
+/// What a manager can be told besides its store and the times of its leases.
+#[derive(Clone)]
+pub struct LockManagerOptions {
+    /// What trust is measured on; [`BootClock`] by default.
+    pub clock: Arc<dyn Clock>,
+    /// Whether the store is called on a thread of the manager's own; true by default. Otherwise everything runs on the
+    /// runtime of whoever acquires, as tests with paused time need it: a busy runtime may then lose its lease.
+    pub own_thread: bool,
 }
 
 /// Held by whoever acquires or holds the resource through this manager, so that two of its callers never mistake each
@@ -29,16 +47,18 @@ pub struct LockManager {
 type Seat = Arc<AsyncMutex<Option<FencingToken>>>;
 
 impl LockManager {
-    /// A manager on the machine's own clock, [`BootClock`].
+    /// A manager with a thread of its own, on the machine's clock.
     #[must_use]
     pub fn new(store: Arc<dyn LockStore>, config: LeaseConfig) -> Self {
-        Self::with_clock(store, config, Arc::new(BootClock))
+        Self::with_options(store, config, LockManagerOptions::default())
     }
 
-    /// A manager on another clock, for tests.
+    /// A manager as `options` say.
     #[must_use]
-    pub fn with_clock(store: Arc<dyn LockStore>, config: LeaseConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, config, holder: HolderId::random(), seats: Arc::default() }
+    pub fn with_options(store: Arc<dyn LockStore>, config: LeaseConfig, options: LockManagerOptions) -> Self {
+        let LockManagerOptions { clock, own_thread } = options;
+        let worker = if own_thread { Worker::own_thread() } else { Worker::Caller };
+        Self { store, clock, config, holder: HolderId::random(), worker, seats: Arc::default() }
     }
 
     /// The identity under which it acquires.
@@ -71,7 +91,8 @@ impl LockManager {
         let (reply, answer) = oneshot::channel();
         // In a task of its own, so that it outlives a dropped call until it has cleaned up, and so that whoever holds
         // the lease need not poll anything for it to be renewed.
-        tokio::spawn(self.clone().serve(resource.clone(), reply));
+        let task = self.clone().serve(resource.clone(), Handle::current(), reply);
+        self.worker.runtime()?.spawn(task);
         answer.await.unwrap_or_else(|_| Err(LockError::new("manager", LockErrorKind::Unavailable)))
     }
 
@@ -79,32 +100,65 @@ impl LockManager {
     ///
     /// # Errors
     /// The store's error.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager has no thread of its own.
     pub async fn holder(&self, resource: &Resource) -> Result<Option<HeldBy>, LockError> {
-        self.store.holder(resource).await
+        let (store, resource) = (Arc::clone(&self.store), resource.clone());
+        self.run(async move { store.holder(&resource).await }).await
     }
 
     /// Which store it acquires from.
     ///
     /// # Errors
     /// The store's error.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, where the manager has no thread of its own.
     pub async fn store_id(&self) -> Result<StoreId, LockError> {
-        self.store.store_id().await
+        let store = Arc::clone(&self.store);
+        self.run(async move { store.store_id().await }).await
     }
 
-    async fn serve(self, resource: Resource, mut reply: Reply) {
+    /// Runs a call of the store where all of them run, so that no connection of it depends on the caller's runtime.
+    async fn run<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, LockError>> + Send + 'static,
+    ) -> Result<T, LockError> {
+        let answer = self.worker.runtime()?.spawn(call).await;
+        answer
+            .unwrap_or_else(|error| Err(LockError::with_source("manager", LockErrorKind::Unavailable, error)))
+    }
+
+    async fn serve(self, resource: Resource, owner: Handle, mut reply: Reply) {
         let seat = self.seat(&resource);
         let mut highest = tokio::select! {
             biased;
             () = reply.closed() => return,
             highest = seat.lock() => highest,
         };
-        let driver = Driver::new(self.store, self.clock, self.config, resource, self.holder, *highest);
+        let Self { store, clock, config, holder, .. } = &self;
+        let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+        let driver = Driver::new(store, clock, *config, resource, *holder, owner, *highest);
+        // `self` stays until the end, and with it the thread.
         *highest = driver.run(reply).await;
     }
 
     fn seat(&self, resource: &Resource) -> Seat {
         let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(seats.entry(resource.clone()).or_default())
+    }
+}
+
+impl Default for LockManagerOptions {
+    fn default() -> Self {
+        Self { clock: Arc::new(BootClock), own_thread: true }
+    }
+}
+
+impl fmt::Debug for LockManagerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockManagerOptions").field("own_thread", &self.own_thread).finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dapper_lock::{
-    Clock, Lease, LeaseConfig, LockErrorKind, LockManager, LockStore, LossReason, MemoryStore, Resource,
+    Clock, Lease, LeaseConfig, LockErrorKind, LockManager, LockManagerOptions, LockStore, LossReason,
+    MemoryStore, Resource,
 };
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
@@ -34,7 +35,8 @@ fn setup() -> Setup {
 
 fn manager(store: &Arc<Faulty>, clock: &Arc<dyn Clock>) -> LockManager {
     let config = LeaseConfig::from_ttl(TTL).unwrap();
-    LockManager::with_clock(Arc::clone(store) as Arc<dyn LockStore>, config, Arc::clone(clock))
+    let options = LockManagerOptions { clock: Arc::clone(clock), own_thread: false };
+    LockManager::with_options(Arc::clone(store) as Arc<dyn LockStore>, config, options)
 }
 
 fn resource() -> Resource {

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use crate::error::PostgresLockError;
-use crate::session::{Parameter, Session};
+use crate::session::{Parameter, SLICE, Session};
 use crate::sql::{self, Statements};
 
 type Result<T, E = PostgresLockError> = std::result::Result<T, E>;
@@ -37,22 +37,28 @@ pub(crate) async fn grant(
     ttl: Duration,
 ) -> Result<TryAcquire> {
     for _ in 0..MAX_ROUNDS {
-        try_lock(session, key).await?;
-        // The lock says that an earlier holder is dead only if it was not had for a term of this very session.
-        let holder_is_dead = session.locked && session.term.is_none();
-        if let Some(token) = insert(session, statements, resource, holder, ttl, holder_is_dead).await? {
-            session.term = Some(token);
-            let term = Term { resource: resource.clone(), holder: *holder, token };
-            settle(session, statements, key, &term, ttl).await?;
-            return Ok(TryAcquire::Granted(token));
+        // Who waited for the session lock and got it need not look: something has happened.
+        if session.locked && session.term.is_none() {
+            if let Some(token) = insert(session, statements, resource, holder, ttl).await? {
+                return Ok(TryAcquire::Granted(token));
+            }
+            // The holder is alive and without the lock, which it takes with its next renewal.
+            unlock(session, key).await?;
         }
         if let Standing::Held { held_by, holder_has_lock } = standing(session, statements, resource).await? {
-            if session.term.is_none_or(|token| token != held_by.token) {
+            if session.term.is_some_and(|token| token != held_by.token) {
                 session.term = None;
                 unlock(session, key).await?;
             }
             session.holder_has_lock = holder_has_lock;
             return Ok(TryAcquire::Held(held_by));
+        }
+        session.term = None;
+        try_lock(session, key).await?;
+        if let Some(token) = insert(session, statements, resource, holder, ttl).await? {
+            let term = Term { resource: resource.clone(), holder: *holder, token };
+            settle(session, statements, key, &term, ttl).await?;
+            return Ok(TryAcquire::Granted(token));
         }
     }
     Err(PostgresLockError::Contended { rounds: MAX_ROUNDS })
@@ -113,12 +119,12 @@ pub(crate) async fn standing(
     Ok(Standing::Held { held_by, holder_has_lock: row.get(3) })
 }
 
-/// Waits for the session lock until the server's patience of `limit` ends; true when it was had.
+/// Waits for the session lock for at most `limit`, in one call and many slices; true when it was had.
 pub(crate) async fn wait_for_lock(session: &mut Session, key: i64, limit: Duration) -> Result<bool> {
     if session.locked {
         return Ok(true);
     }
-    let wait = sql::wait_for_session_lock(key, limit.as_millis());
+    let wait = sql::wait_for_session_lock(key, &slices(limit));
     let task = "wait for the session lock";
     // Both are sent at once; the server runs them one after the other.
     let (waited, row) = tokio::join!(
@@ -130,6 +136,39 @@ pub(crate) async fn wait_for_lock(session: &mut Session, key: i64, limit: Durati
     session.check_backend(row.get(1))?;
     session.locked = row.get(0);
     Ok(session.locked)
+}
+
+/// A wait of `limit` in slices, none of which holds back vacuum for long.
+fn slices(limit: Duration) -> Vec<u128> {
+    let (mut rest, mut slices) = (limit, Vec::new());
+    while rest >= Duration::from_millis(1) {
+        let slice = rest.min(SLICE);
+        slices.push(slice.as_millis());
+        rest -= slice;
+    }
+    slices
+}
+
+/// Frees the resource from the session's own term, and gives the session lock back in the same breath: the server runs
+/// one after the other, and whoever holds the term has stopped trusting it before.
+pub(crate) async fn release_and_unlock(
+    session: &mut Session,
+    statements: &Statements,
+    key: i64,
+    term: &Term,
+) -> Result<()> {
+    if !session.locked {
+        return release(session, statements, term).await;
+    }
+    let parameters: [Parameter<'_>; 1] = [(&key, Type::INT8)];
+    let (released, unlocked) = tokio::join!(
+        release(session, statements, term),
+        session.run("unlock the session lock", sql::SESSION_UNLOCK, &parameters),
+    );
+    released?;
+    unlocked?;
+    session.locked = false;
+    Ok(())
 }
 
 /// Gives the session lock back, if it is had.
@@ -167,15 +206,17 @@ async fn settle(
     Ok(())
 }
 
+/// Takes the resource if it can be had, on a session that has no term of its own.
 async fn insert(
-    session: &Session,
+    session: &mut Session,
     statements: &Statements,
     resource: &Resource,
     holder: &HolderId,
     ttl: Duration,
-    holder_is_dead: bool,
 ) -> Result<Option<FencingToken>> {
     let (resource, holder, ttl_ms) = (resource.as_str(), holder.to_string(), millis(ttl));
+    // The lock says that an earlier holder is dead only because no term of this very session has it.
+    let holder_is_dead = session.locked && session.term.is_none();
     let parameters: [Parameter<'_>; 5] = [
         (&resource, Type::TEXT),
         (&holder, Type::TEXT),
@@ -186,7 +227,8 @@ async fn insert(
     let rows = session.run("acquire the lease", &statements.grant, &parameters).await?;
     let Some(row) = rows.first() else { return Ok(None) };
     session.check_backend(row.get(1))?;
-    token_from_sql(row).map(Some)
+    session.term = Some(token_from_sql(row)?);
+    Ok(session.term)
 }
 
 /// Lets the very term run on; false when it is over.

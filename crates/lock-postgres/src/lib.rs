@@ -26,7 +26,7 @@
 //! # The session lock lets a standby be quick
 //!
 //! A holder does everything for a resource in one session of its own and keeps an advisory lock in it, the *session
-//! lock*. A standby waits for that lock, in slices of 1.5 s. It gets it when the holder releases, and also when the
+//! lock*. A standby waits for that lock, in transactions of 1.75 s. It gets it when the holder releases, and also when the
 //! holder's process dies: the server then ends the session.
 //!
 //! # Why there are never two holders
@@ -37,7 +37,7 @@
 //!
 //! 1. The row says `session` only if the statement that wrote it ran in A's session while that had the lock: `session`
 //!    is written by A's grant and A's renewals alone, from what A's session knows it has, and A gives the lock back
-//!    only after its release has committed or its renewal was refused; both mean that the row is no longer A's.
+//!    only when it has stopped trusting its lease: after its release, or after a refused renewal.
 //! 2. At *t* B's session has the lock, so A's session has not. With 1, A's session has ended before *t*.
 //! 3. A session that has ended ends its lease at A: the client sees the closed connection, which
 //!    [`ended`](dapper_lock::LockStore::ended) reports, and no renewal ever uses another session. If A is cut off and
@@ -59,8 +59,9 @@
 //!
 //! # What it costs the server
 //!
-//! One connection per holder and per standby of each resource, one row update per renewal. A waiting standby holds
-//! back vacuum's horizon for 1.5 s at the longest.
+//! One connection per holder and per standby of each resource, one row update per renewal. A waiting standby sends
+//! three statements for each time that it finds the lease renewed, and runs a transaction for each 1.75 s that it waits:
+//! well below one a second. It holds back vacuum's horizon for these 1.75 s at the longest.
 //!
 //! The table is made on first use, in a schema of its own, under a transaction's advisory lock. Where it is there
 //! already, the role needs `USAGE` on the schema and `SELECT, INSERT, UPDATE` on the table, and nothing else.

@@ -19,8 +19,8 @@ type Result<T, E = PostgresLockError> = std::result::Result<T, E>;
 /// A parameter with its type, so that a statement needs no round trip to be prepared, and works behind a pooler.
 pub(crate) type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// The longest time that one statement waits for the session lock.
-pub(crate) const SLICE: Duration = Duration::from_millis(1_500);
+/// The longest time that one transaction waits for the session lock.
+pub(crate) const SLICE: Duration = Duration::from_millis(1_750);
 
 /// A connection, and what its server session holds. Dropping it closes the socket at once, whatever is on its way;
 /// the server then ends the session, and with it the session lock.
@@ -212,6 +212,8 @@ fn settings(ttl: Duration, synchronous_commit: &str) -> Vec<(&'static str, Strin
         ("tcp_keepalives_interval", interval.to_string()),
         ("tcp_keepalives_count", count.to_string()),
         ("tcp_user_timeout", (total * 1_000).to_string()),
+        // A standby that is gone must not get the session lock while it waits for it.
+        ("client_connection_check_interval", "1000".to_owned()),
         ("idle_session_timeout", "0".to_owned()),
         ("statement_timeout", statement.as_millis().to_string()),
         ("lock_timeout", ttl.min(SLICE).as_millis().to_string()),

@@ -58,25 +58,39 @@ UPDATE {leases} SET
 WHERE resource = $1 AND token = $2 AND holder = $3 AND expires_at > clock_timestamp()
 RETURNING pg_backend_pid()";
 
-/// Frees the resource from the very term that is named. Locks the row.
+/// Frees the resource from the very term that is named. Locks the row. A crash may undo it, and then its time to live
+/// frees the resource: so nobody waits for the disk.
 const RELEASE: &str = "\
 UPDATE {leases} SET holder = NULL, session = false, expires_at = clock_timestamp()
-WHERE resource = $1 AND token = $2 AND holder = $3";
+WHERE resource = $1 AND token = $2 AND holder = $3
+RETURNING set_config('synchronous_commit', 'off', true)";
 
 /// Takes the session lock if nobody has it. Waits for nothing.
 pub(crate) const TRY_SESSION_LOCK: &str = "SELECT pg_try_advisory_lock($1), pg_backend_pid()";
 
-/// Waits for the session lock, at most `{limit_ms}`: while blocked it holds back vacuum's horizon, so never for long.
-/// The end of patience is caught, lest each slice of waiting leave an error in the server's log; [`WAS_LOCKED`] asks
-/// how it went. The lock outlives the block, since it belongs to the session.
+/// Waits for the session lock, in transactions of `{slices}` milliseconds each: while blocked, each holds back vacuum's
+/// horizon. The end of patience is caught, lest each slice leave an error in the server's log; [`WAS_LOCKED`] asks how
+/// it went. The lock outlives the block, since it belongs to the session.
 const WAIT_FOR_SESSION_LOCK: &str = "\
-DO $wait$ BEGIN
-    PERFORM set_config('dapper_lock.locked', 'false', false), set_config('lock_timeout', '{limit_ms}', true);
-    BEGIN
-        PERFORM pg_advisory_lock({key});
-        PERFORM set_config('dapper_lock.locked', 'true', false);
-    EXCEPTION WHEN lock_not_available THEN NULL;
-    END;
+DO $wait$
+DECLARE
+    slice integer;
+    locked boolean := false;
+BEGIN
+    PERFORM set_config('dapper_lock.locked', 'false', false);
+    FOREACH slice IN ARRAY ARRAY[{slices}]::integer[] LOOP
+        PERFORM set_config('lock_timeout', slice::text, true);
+        BEGIN
+            PERFORM pg_advisory_lock({key});
+            locked := true;
+        EXCEPTION WHEN lock_not_available THEN NULL;
+        END;
+        IF locked THEN
+            PERFORM set_config('dapper_lock.locked', 'true', false);
+            EXIT;
+        END IF;
+        COMMIT;
+    END LOOP;
 END $wait$";
 
 /// Whether the last wait got the session lock.
@@ -141,11 +155,10 @@ impl Statements {
     }
 }
 
-/// The statement that waits for the session lock, at most `limit_ms` (zero would be no limit).
-pub(crate) fn wait_for_session_lock(key: i64, limit_ms: u128) -> String {
-    WAIT_FOR_SESSION_LOCK
-        .replace("{limit_ms}", &limit_ms.max(1).to_string())
-        .replace("{key}", &key.to_string())
+/// The statement that waits for the session lock, for so many milliseconds in each transaction.
+pub(crate) fn wait_for_session_lock(key: i64, slices_ms: &[u128]) -> String {
+    let slices: Vec<String> = slices_ms.iter().map(ToString::to_string).collect();
+    WAIT_FOR_SESSION_LOCK.replace("{slices}", &slices.join(",")).replace("{key}", &key.to_string())
 }
 
 /// The advisory lock's key: the first eight bytes of SHA-256 over a prefix of ours, the schema and `name`, separated

@@ -28,7 +28,7 @@ type Result<T, E = PostgresLockError> = std::result::Result<T, E>;
 /// How long a session without a term is kept for its holder's next call.
 const IDLE: Duration = Duration::from_secs(2);
 /// The pause between two looks at a lease whose end no session lock would tell.
-const POLL: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(1_250);
 /// How long a call without a time to live of its own may take: releasing and asking on a connection of its own.
 const ORDINARY: Duration = Duration::from_secs(5);
 
@@ -208,17 +208,15 @@ impl Inner {
             let mut state = slot.state.lock().await;
             state.calls += 1;
             if let Some(mut session) = state.session.take().filter(|session| !session.is_closed()) {
-                let is_its_term = session.term == Some(term.token);
-                let released = lease::release(&session, &self.statements, term).await;
-                if released.is_ok() {
-                    if is_its_term {
-                        // Only now: the row must be free before the next in line gets the lock and looks at it.
-                        lease::unlock(&mut session, self.key(&term.resource)).await?;
+                if session.term == Some(term.token) {
+                    let key = self.key(&term.resource);
+                    if lease::release_and_unlock(&mut session, &self.statements, key, term).await.is_ok() {
                         session.close();
-                    } else {
-                        state.session = Some(session);
-                        expire_idle(&slot, &state);
+                        return Ok(());
                     }
+                } else if lease::release(&session, &self.statements, term).await.is_ok() {
+                    state.session = Some(session);
+                    expire_idle(&slot, &state);
                     return Ok(());
                 }
             }
@@ -259,8 +257,9 @@ impl Inner {
         let Some(mut session) = state.session.take() else { return Ok(()) };
         let key = self.key(resource);
         loop {
-            let slice = end.duration_since(Instant::now()).min(SLICE);
-            if slice.is_zero() || lease::wait_for_lock(&mut session, key, slice).await? {
+            // No longer than the server lets a statement run.
+            let part = end.duration_since(Instant::now()).min(session.limit.max(SLICE));
+            if part.is_zero() || lease::wait_for_lock(&mut session, key, part).await? {
                 break;
             }
         }

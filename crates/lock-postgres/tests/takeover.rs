@@ -1,8 +1,9 @@
 //! How fast, and how carefully, one holder follows another.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use dapper_lock::{HolderId, LockStore, LossReason};
+use dapper_lock::{HolderId, LeaseConfig, LockManager, LockManagerOptions, LockStore, LossReason};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
@@ -67,7 +68,10 @@ fn a_holder_whose_process_ends_is_followed_at_once() {
         || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (first, second) = (runtime(), runtime());
     let database = second.block_on(database());
-    let one = manager(store(&database), TTL);
+    // Everything on one runtime, which can be taken away as a process can.
+    let options = LockManagerOptions { own_thread: false, ..LockManagerOptions::default() };
+    let config = LeaseConfig::from_ttl(TTL).unwrap();
+    let one = LockManager::with_options(Arc::new(store(&database)), config, options);
     let lease = first.block_on(acquire(&one));
     second.block_on(async {
         let watcher = database.connect().await.unwrap();

@@ -16,9 +16,9 @@ use crate::{
 
 /// Keeps leases in memory: for tests, and for pipelines that run in one process. Share it through an `Arc`.
 ///
-/// Tokens start at one again when the process does, so nothing that outlives the process may be fenced by them.
+/// Tokens start at one again when the process does, so nothing that outlives the process can be fenced by them, and two
+/// processes do not exclude each other: its identity is [`StoreId::EPHEMERAL`].
 pub struct MemoryStore {
-    id: StoreId,
     clock: Arc<dyn Clock>,
     entries: Mutex<HashMap<Resource, Entry>>,
     freed: Notify,
@@ -42,7 +42,7 @@ impl MemoryStore {
     /// An empty store on another clock, for tests.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { id: StoreId::random(), clock, entries: Mutex::default(), freed: Notify::new() }
+        Self { clock, entries: Mutex::default(), freed: Notify::new() }
     }
 
     fn entries(&self) -> MutexGuard<'_, HashMap<Resource, Entry>> {
@@ -69,7 +69,7 @@ impl Entry {
 #[async_trait]
 impl LockStore for MemoryStore {
     async fn store_id(&self) -> Result<StoreId, LockError> {
-        Ok(self.id)
+        Ok(StoreId::EPHEMERAL)
     }
 
     async fn try_acquire(

@@ -37,7 +37,8 @@ use crate::{FencingToken, HolderId, LockError, Resource, StoreId, Term};
 pub trait LockStore: Send + Sync {
     /// Which store this is: drawn at random when the store is made, kept with its tokens and lost with them, the same
     /// for all who contend through it. A store that was emptied is another store, and so is a copy that goes its own
-    /// way once its tokens are no longer above those of the original.
+    /// way once its tokens are no longer above those of the original. [`StoreId::EPHEMERAL`] for a store that lives
+    /// and dies with one process.
     ///
     /// Whoever is fenced by tokens remembers whose tokens those are: two stores' numbers can't be compared.
     async fn store_id(&self) -> Result<StoreId, LockError>;

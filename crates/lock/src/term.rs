@@ -142,6 +142,9 @@ impl fmt::Debug for HolderId {
 }
 
 impl StoreId {
+    /// The identity of every store that lives and dies with one process: its tokens mean nothing to the next process.
+    pub const EPHEMERAL: Self = Self(Uuid::nil());
+
     /// A new identity, unlike every other.
     #[must_use]
     pub fn random() -> Self {
@@ -230,6 +233,7 @@ mod tests {
     fn stores_differ_and_are_read_back() {
         let store = StoreId::random();
         assert_ne!(store, StoreId::random());
+        assert_ne!(store, StoreId::EPHEMERAL);
         assert_eq!(store.to_string().parse::<StoreId>().unwrap(), store);
     }
 

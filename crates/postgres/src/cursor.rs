@@ -1,5 +1,7 @@
 //! The cursor row: sealed at takeover, written before every hand-out, fenced by the token in it.
 
+use dapper_lock::{FencingToken, StoreId};
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::PostgresError;
@@ -8,7 +10,21 @@ use crate::progress::{Claimed, Position};
 use crate::session::{Server, bounded};
 use crate::snapshot::Snapshot;
 
-/// The statements on the cursor row, prepared on one session, for one holder.
+/// The statements on the cursor row, prepared on one session.
+pub(crate) struct CursorStatements {
+    seal: Statement,
+    save: Statement,
+    schema: String,
+}
+
+/// What a holder seals with: a store's token, and which store's it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) token: FencingToken,
+    pub(crate) store: StoreId,
+}
+
+/// The cursor row in the hands of one holder.
 pub(crate) struct Cursor {
     save: Statement,
     token: i64,
@@ -24,53 +40,53 @@ pub(crate) struct Sealed {
     pub(crate) promoted_from: Option<i64>,
 }
 
+impl CursorStatements {
+    pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, PostgresError> {
+        let quoted = quote_identifier(schema);
+        Ok(Self {
+            seal: bounded("preparing", client.prepare(&seal_sql(&quoted))).await?,
+            save: bounded("preparing", client.prepare(&save_sql(&quoted))).await?,
+            schema: schema.to_owned(),
+        })
+    }
+}
+
 impl Cursor {
-    /// Takes the row over with `token`: from here on no holder of a lower one can write it.
+    /// Takes the row over with the grant's token: from here on no holder of a lower one can write it.
     ///
     /// The attempt is counted now, before anything is delivered, so that a process which dies of an event is counted
-    /// too. Takes a row lock on the cursor row.
+    /// too. Takes a row lock on the cursor row. Nobody waits for the disk: the claim that comes before any delivery does.
+    ///
+    /// # Errors
+    /// [`PostgresError::ForeignCluster`], [`PostgresError::OtherLockStore`] and [`PostgresError::Fenced`] when the row is
+    /// not to be taken over with this grant.
     pub(crate) async fn seal(
         client: &Client,
-        schema: &str,
+        statements: CursorStatements,
         server: &Server,
-        token: u64,
+        grant: Grant,
     ) -> Result<Sealed, PostgresError> {
-        let quoted = quote_identifier(schema);
-        let ours = i64::try_from(token)
-            .map_err(|_| PostgresError::Unexpected { what: "the fencing token", value: token.to_string() })?;
-        let found = bounded(
-            "reading the cursor",
-            client.query_one(
-                &format!(
-                    "SELECT system_identifier, timeline, token FROM {quoted}.cursors WHERE partition = 0"
-                ),
-                &[],
-            ),
-        )
-        .await?;
-        let (system_identifier, timeline, sealed): (i64, i64, i64) =
-            (found.get(0), found.get(1), found.get(2));
-        if system_identifier != server.system_identifier {
-            return Err(PostgresError::ForeignCluster {
-                schema: schema.to_owned(),
-                expected: system_identifier,
-                found: server.system_identifier,
-            });
-        }
-        let fenced = || PostgresError::Fenced { sealed: sealed.unsigned_abs(), ours: token };
-        let promoted = timeline != server.timeline;
-        let row = bounded(
-            "sealing the cursor",
-            client.query_opt(&seal_sql(&quoted), &[&ours, &server.timeline, &promoted]),
-        )
-        .await?
-        .ok_or_else(fenced)?;
-        let save = bounded("preparing", client.prepare(&save_sql(&quoted))).await?;
-        Ok(Sealed {
-            position: position(&row)?,
-            cursor: Self { save, token: ours, version: row.get("version"), schema: schema.to_owned() },
-            promoted_from: promoted.then_some(timeline),
-        })
+        let CursorStatements { seal, save, schema } = statements;
+        let token = to_sql(grant.token.get())?;
+        let store = grant.store.to_string();
+        let ephemeral = grant.store == StoreId::EPHEMERAL;
+        let seal = async |promoted: bool| {
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&token, &server.timeline, &promoted, &store, &ephemeral, &server.system_identifier];
+            bounded("sealing the cursor", client.query_opt(&seal, &parameters)).await
+        };
+        let mut promoted_from = None;
+        let row = match seal(false).await? {
+            Some(row) => row,
+            None => {
+                let timeline = refused(client, &schema, server, grant).await?;
+                promoted_from = Some(timeline);
+                let fenced = || PostgresError::Fenced { sealed: 0, ours: grant.token.get() };
+                seal(true).await?.ok_or_else(fenced)?
+            }
+        };
+        let cursor = Self { save, token: row.get("token"), version: row.get("version"), schema };
+        Ok(Sealed { position: position(&row)?, cursor, promoted_from })
     }
 
     /// Writes the row in one synchronous commit. After `Ok` nothing that a crash of the server could undo is visible to
@@ -127,19 +143,65 @@ impl Cursor {
     }
 }
 
-/// `WHERE token <` is the fence on sealing. After a promotion everything visible now may have been delivered by the old
-/// primary without this server knowing, so all of it counts as claimed.
+/// Why the row could not be sealed, as an error; or the timeline that it was written on, when another one is all that
+/// was in the way.
+async fn refused(client: &Client, schema: &str, server: &Server, grant: Grant) -> Result<i64, PostgresError> {
+    let sql = format!(
+        "SELECT system_identifier, timeline, token, token_base, lock_store::text
+           FROM {}.cursors WHERE partition = 0",
+        quote_identifier(schema)
+    );
+    let row = bounded("reading the cursor", client.query_one(&sql, &[])).await?;
+    let (system_identifier, timeline): (i64, i64) = (row.get(0), row.get(1));
+    if system_identifier != server.system_identifier {
+        return Err(PostgresError::ForeignCluster {
+            schema: schema.to_owned(),
+            expected: system_identifier,
+            found: server.system_identifier,
+        });
+    }
+    let (sealed, base): (i64, i64) = (row.get(2), row.get(3));
+    let sealed_by: Option<&str> = row.get(4);
+    let ours = grant.store.to_string();
+    if let Some(sealed_by) = sealed_by.filter(|sealed_by| *sealed_by != ours) {
+        return Err(PostgresError::OtherLockStore {
+            schema: schema.to_owned(),
+            sealed_by: sealed_by.to_owned(),
+            ours,
+        });
+    }
+    let token = base.saturating_add(to_sql(grant.token.get())?);
+    if token <= sealed && grant.store != StoreId::EPHEMERAL {
+        return Err(PostgresError::Fenced { sealed: sealed.unsigned_abs(), ours: token.unsigned_abs() });
+    }
+    Ok(timeline)
+}
+
+fn to_sql(token: u64) -> Result<i64, PostgresError> {
+    i64::try_from(token)
+        .map_err(|_| PostgresError::Unexpected { what: "the fencing token", value: token.to_string() })
+}
+
+/// `WHERE token <` is the fence on sealing. The tokens of a store that dies with its process can't be compared with
+/// those of the next process: whoever comes with one is taken to be alone. After a promotion everything visible now may
+/// have been delivered by the old primary without this server knowing, so all of it counts as claimed.
 fn seal_sql(schema: &str) -> String {
     format!(
         "UPDATE {schema}.cursors SET
-            token = $1,
+            token = CASE WHEN $5 THEN GREATEST(token + 1, token_base + $1) ELSE token_base + $1 END,
+            lock_store = $4::text::uuid,
             timeline = $2,
             version = version + 1,
             attempt = CASE WHEN $3 THEN attempt + 2 WHEN claimed IS NULL THEN 0 ELSE attempt + 1 END,
             claimed = CASE WHEN $3 THEN pg_catalog.pg_current_snapshot() ELSE claimed END,
             claimed_seq = CASE WHEN $3 THEN (SELECT last_value FROM {schema}.change_sets_seq) ELSE claimed_seq END
-         WHERE partition = 0 AND token < $1
-         RETURNING prev::text, target::text, done, claimed::text, claimed_seq, attempt, version"
+         WHERE partition = 0
+           AND system_identifier = $6
+           AND (timeline = $2 OR $3)
+           AND (lock_store IS NULL OR lock_store = $4::text::uuid)
+           AND ($5 OR token < token_base + $1)
+         RETURNING prev::text, target::text, done, claimed::text, claimed_seq, attempt, version, token,
+                   pg_catalog.set_config('synchronous_commit', 'off', true)"
     )
 }
 

@@ -98,9 +98,24 @@ pub enum PostgresError {
         /// The system identifier of the server.
         found: i64,
     },
+    /// The cursor is sealed by tokens of another lock store, with which ours can't be compared.
+    #[error(
+        "the cursor in schema {schema:?} is sealed by the tokens of lock store {sealed_by}, this replica's lease is of \
+         lock store {ours}: replicas with different [lock] sections would not exclude each other; run all with the same \
+         one, or, to move to this one for good, stop those that use the old one and run `dapper accept-lock-store`"
+    )]
+    OtherLockStore {
+        /// The input's schema.
+        schema: String,
+        /// The identity of the lock store in the cursor row.
+        sealed_by: String,
+        /// The identity of the lock store that granted our lease.
+        ours: String,
+    },
     /// Another replica sealed the cursor with a higher fencing token.
     #[error(
-        "the cursor is sealed with fencing token {sealed}, ours is {ours}: another replica has taken over"
+        "the cursor is sealed with fencing token {sealed}, ours is {ours}: another replica has taken over, or the lock \
+         store has gone back in time (restored from a backup?), which `dapper accept-lock-store` puts right"
     )]
     Fenced {
         /// The token in the cursor row.
@@ -212,6 +227,7 @@ impl PostgresError {
             | Self::MissingRights { .. }
             | Self::NewerLayout { .. }
             | Self::Running { .. }
+            | Self::OtherLockStore { .. }
             | Self::ForeignCluster { .. } => ErrorKind::Permanent,
             Self::Garbage { .. } => ErrorKind::Garbage,
             Self::Table { source, .. } => source.kind(),

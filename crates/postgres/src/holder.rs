@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dapper_core::{CancellationToken, Delivery, EventSink, Receipt, Validity};
-use dapper_lock::{Lease, LeaseValidity};
+use dapper_lock::{Lease, LeaseValidity, StoreId};
 use tokio_postgres::{Client, Statement};
 
 use crate::PostgresError;
-use crate::cursor::{Cursor, Sealed};
+use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
@@ -76,33 +76,16 @@ impl Validity for LeaseGuard {
     }
 }
 
-impl<'a> Holder<'a> {
-    /// Seals the cursor with the lease's token and takes up what the predecessor left.
-    pub(crate) async fn seal(
-        session: &'a Session,
-        options: &'a Options,
-        sink: &'a EventSink,
-        lease: &Lease,
-    ) -> Result<Self, PostgresError> {
-        let client = session.client();
-        let schema = &options.names.schema;
-        let token = lease.token().get();
-        let Sealed { cursor, position, promoted_from } =
-            Cursor::seal(client, schema, &session.server, token).await?;
-        if let Some(from) = promoted_from {
-            let promoted = PostgresError::Promoted { from, to: session.server.timeline };
-            tracing::warn!(input = options.names.id, "{promoted}");
-            sink.report(promoted.into_input_error(&options.name));
-        }
-        let notify = match options.wake_up {
-            WakeUpOption::Auto => !session.server.prepared_transactions,
-            WakeUpOption::Notify => true,
-            WakeUpOption::Poll => false,
-        };
-        if notify {
-            let listen = format!("LISTEN {}", quote_identifier(&options.names.channel));
-            bounded("listening", client.batch_execute(&listen)).await?;
-        }
+/// What a standby has ready on the session that it would read by, so that its takeover takes the fewest round trips.
+pub(crate) struct Prepared {
+    cursor: CursorStatements,
+    reader: Reader,
+    set_wake_up: Statement,
+}
+
+impl Prepared {
+    pub(crate) async fn on(session: &Session, options: &Options) -> Result<Self, PostgresError> {
+        let (client, schema) = (session.client(), &options.names.schema);
         let set_wake_up = format!(
             // A crash may undo it without harm: the next holder sets it anew. So nobody waits for the disk.
             "SELECT pg_catalog.setval('{}.wake_up', $1), pg_catalog.set_config('synchronous_commit', 'off', true)
@@ -110,24 +93,68 @@ impl<'a> Holder<'a> {
             quote_identifier(schema).replace('\'', "''"),
             quote_identifier(schema),
         );
+        let reader = Reader::prepare(client, schema, LIMITS).await?;
+        reader.warm_up(client).await?;
+        Ok(Self {
+            cursor: CursorStatements::prepare(client, schema).await?,
+            reader,
+            set_wake_up: bounded("preparing", client.prepare(&set_wake_up)).await?,
+        })
+    }
+}
+
+impl<'a> Holder<'a> {
+    /// Seals the cursor with the lease's token and takes up what the predecessor left.
+    pub(crate) async fn seal(
+        session: &'a Session,
+        prepared: Prepared,
+        options: &'a Options,
+        sink: &'a EventSink,
+        lease: &Lease,
+        store: StoreId,
+    ) -> Result<Self, PostgresError> {
+        let client = session.client();
+        let notify = match options.wake_up {
+            WakeUpOption::Auto => !session.server.prepared_transactions,
+            WakeUpOption::Notify => true,
+            WakeUpOption::Poll => false,
+        };
+        let listen = async {
+            if !notify {
+                return Ok(());
+            }
+            let listen = format!("LISTEN {}", quote_identifier(&options.names.channel));
+            bounded("listening", client.batch_execute(&listen)).await
+        };
+        let grant = Grant { token: lease.token(), store };
+        // Sent at once, and run one after the other.
+        let (sealed, listening) =
+            tokio::join!(Cursor::seal(client, prepared.cursor, &session.server, grant), listen);
+        let Sealed { cursor, position, promoted_from } = sealed?;
+        listening?;
+        if let Some(from) = promoted_from {
+            let promoted = PostgresError::Promoted { from, to: session.server.timeline };
+            tracing::warn!(input = options.names.id, "{promoted}");
+            sink.report(promoted.into_input_error(&options.name));
+        }
         Ok(Self {
             client,
             options,
             sink,
             lease: lease.validity(),
-            cursor,
-            reader: Reader::prepare(client, schema, LIMITS).await?,
+            reader: prepared.reader,
             progress: Progress::resume(position),
             outstanding: VecDeque::new(),
             wake_up: WakeUp::new(notify),
-            set_wake_up: bounded("preparing", client.prepare(&set_wake_up)).await?,
+            set_wake_up: prepared.set_wake_up,
             slot: 0,
             stamp: Stamp {
                 trigger: options.names.id.as_str().into(),
-                token,
+                token: cursor.token().unsigned_abs(),
                 operations: options.operations.clone(),
             },
-            rotation: Rotation::new(schema, options.retention),
+            cursor,
+            rotation: Rotation::new(&options.names.schema, options.retention),
             garbage: Garbage::default(),
         })
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dapper_core::{CancellationToken, EventSink, Input, InputConfig, InputError};
-use dapper_lock::{Lease, LockManager, Resource};
+use dapper_lock::{Lease, LockManager, Resource, StoreId};
 
 use crate::PostgresError;
 use crate::coverage;
-use crate::holder::Holder;
+use crate::holder::{Holder, Prepared};
 use crate::layout;
 use crate::names::stable_hash;
 use crate::options::Options;
@@ -18,6 +18,8 @@ use crate::session::Session;
 /// How often tables and triggers are compared with what they should be: a table created while running is covered at the
 /// latest this much later.
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
+/// How long a fresh holder leaves the tables alone.
+const COVER_AFTER: Duration = Duration::from_millis(100);
 /// How long the end of a holder waits for what is in the processes' hands.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -68,7 +70,9 @@ impl PostgresInput {
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
         let mut session = Session::open(&self.options.connection, &application_name(&self.options)).await?;
         layout::ensure(&session, &self.options.names).await?;
+        let prepared = Prepared::on(&session, &self.options).await?;
         let resource = resource(&self.options, &session)?;
+        let store = self.locks.store_id().await?;
         tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");
         let lease = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -76,7 +80,7 @@ impl PostgresInput {
             lease = self.locks.acquire(&resource) => lease?,
         };
         tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
-        let outcome = self.hold(&mut session, &lease, sink, stop).await;
+        let outcome = self.hold(&mut session, prepared, (&lease, store), sink, stop).await;
         if outcome.is_err() {
             lease.revoke();
         }
@@ -89,14 +93,15 @@ impl PostgresInput {
     async fn hold(
         &self,
         session: &mut Session,
-        lease: &Lease,
+        prepared: Prepared,
+        (lease, store): (&Lease, StoreId),
         sink: &EventSink,
         stop: &CancellationToken,
     ) -> Result<(), PostgresError> {
         let lost =
             |reason: String| PostgresError::LeaseLost { resource: self.options.names.schema.clone(), reason };
         let mut notifications = session.take_notifications();
-        let mut holder = Holder::seal(session, &self.options, sink, lease).await?;
+        let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store).await?;
         let outcome = tokio::select! {
             biased;
             reason = lease.lost() => Err(lost(format!("{reason:?}"))),
@@ -128,6 +133,8 @@ impl PostgresInput {
     /// hold up the reader.
     async fn keep_covered(&self, sink: &EventSink) -> std::convert::Infallible {
         let report = |error: PostgresError| sink.report(error.into_input_error(&self.options.name));
+        // The changes that wait go first; the predecessor has left the tables covered.
+        tokio::time::sleep(COVER_AFTER).await;
         let mut announced = false;
         let mut pauses = coverage::Pauses::default();
         loop {

@@ -4,10 +4,13 @@
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- Where the reader is. One row for each partition of the keys; there is one partition. Every writer of this row says
--- WHERE token = its own: the fence.
+-- WHERE token = its own: the fence. `lock_store` is whose tokens these are, and `token_base` what is added to them: the
+-- tokens of an accepted new store go on where those of the old one ended.
 CREATE TABLE {schema}.cursors (
     partition         integer     PRIMARY KEY,
     token             bigint      NOT NULL,
+    lock_store        uuid,
+    token_base        bigint      NOT NULL DEFAULT 0,
     prev              pg_snapshot NOT NULL,
     target            pg_snapshot,
     done              bigint      NOT NULL,
@@ -21,7 +24,7 @@ CREATE TABLE {schema}.cursors (
 ) WITH (fillfactor = 50);
 
 INSERT INTO {schema}.cursors
-SELECT 0, 0, '1:1:', NULL, 0, NULL, 0, 0, 0, c.system_identifier, {timeline}
+SELECT 0, 0, NULL, 0, '1:1:', NULL, 0, NULL, 0, 0, 0, c.system_identifier, {timeline}
   FROM pg_catalog.pg_control_system() c;
 
 -- Draws the position of a change set. CACHE stays 1: with more, changes of one row come out in another order.

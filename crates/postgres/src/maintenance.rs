@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use dapper_core::InputConfig;
+use dapper_lock::StoreId;
 
 use crate::PostgresError;
 use crate::connection::ConnectionString;
@@ -164,6 +165,41 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     )
     .await?;
     Ok(count.get::<_, i64>(0).unsigned_abs())
+}
+
+/// What [`accept_lock_store`] has replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedLockStore {
+    /// The identity of the store whose tokens the cursor was sealed by; `None` when no replica has ever led.
+    pub before: Option<String>,
+    /// The fencing token that the next holder's will be above.
+    pub token: u64,
+}
+
+/// Accepts `store` as the one whose tokens fence the cursor from now on, instead of whatever store it was before, or the
+/// same one when it has gone back in time. Its tokens are counted on from the cursor's: whoever compares the tokens of
+/// events never sees one that is lower than before. A holder that still reads by the other store is fenced.
+///
+/// It is for the caller to know that nobody will go on using the other store.
+///
+/// # Errors
+/// Those of connecting; where nothing is installed, those of installing it.
+pub async fn accept_lock_store(
+    config: &InputConfig,
+    store: StoreId,
+) -> Result<AcceptedLockStore, PostgresError> {
+    let options = Options::parse(config)?;
+    let session = Session::open(&options.connection, "dapper accept-lock-store").await?;
+    layout::ensure(&session, &options.names).await?;
+    let sql = format!(
+        "UPDATE {0}.cursors c SET lock_store = $1::text::uuid, token_base = c.token, version = c.version + 1
+           FROM (SELECT lock_store::text AS before FROM {0}.cursors WHERE partition = 0) was
+          WHERE c.partition = 0 RETURNING was.before, c.token",
+        quote_identifier(&options.names.schema)
+    );
+    let store = store.to_string();
+    let row = bounded("accepting the lock store", session.client().query_one(&sql, &[&store])).await?;
+    Ok(AcceptedLockStore { before: row.get(0), token: row.get::<_, i64>(1).unsigned_abs() })
 }
 
 /// Refuses when replicas are connected, and still are after what it takes the server to notice that a process has ended.

@@ -76,6 +76,19 @@ impl Reader {
         })
     }
 
+    /// Reads what comes after this moment, and forgets it: the server then has its plan and what it must know of the
+    /// tables at hand, and the first read that counts is a quick one.
+    pub(crate) async fn warm_up(&self, client: &Client) -> Result<(), PostgresError> {
+        let row =
+            bounded("warming up", client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]))
+                .await?;
+        let text: &str = row.get(0);
+        let since = text
+            .parse::<Snapshot>()
+            .map_err(|_| PostgresError::Unexpected { what: "a snapshot", value: text.to_owned() })?;
+        self.read(client, &NextRead::Fresh { since }, None).await.map(|_| ())
+    }
+
     /// Reads the next batch; `inherited` bounds what is reported as claimed before.
     pub(crate) async fn read(
         &self,

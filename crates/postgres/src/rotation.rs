@@ -145,8 +145,7 @@ impl Rotation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::Cursor;
-    use crate::tests::support::Fixture;
+    use crate::tests::support::{Fixture, seal};
 
     struct Slots {
         fixture: Fixture,
@@ -159,7 +158,7 @@ mod tests {
         async fn new(retention: Duration) -> Self {
             let fixture = Fixture::new("CREATE TABLE t (id int PRIMARY KEY)").await;
             let schema = &fixture.options.names.schema;
-            Cursor::seal(fixture.session.client(), schema, &fixture.session.server, 7).await.unwrap();
+            seal(&fixture.session, schema, 7).await.unwrap();
             let mut rotation = Rotation::new(schema, retention);
             rotation.smallest_slot = 1;
             Self { fixture, rotation, slot: 0, done: Snapshot::beginning() }
@@ -237,7 +236,7 @@ mod tests {
         slots.tick().await;
         slots.fixture.execute("INSERT INTO t VALUES (2)").await;
         let schema = &slots.fixture.options.names.schema;
-        Cursor::seal(slots.fixture.session.client(), schema, &slots.fixture.session.server, 8).await.unwrap();
+        seal(&slots.fixture.session, schema, 8).await.unwrap();
         slots.tick().await;
         slots.everything_is_done().await;
         slots.tick().await;

@@ -5,4 +5,5 @@ mod capture;
 mod cursor_rules;
 mod handle;
 mod install;
+mod lock_stores;
 pub(crate) mod support;

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use dapper_testkit::{Database, Server, ServerOptions, StopMode, connect};
 
-use super::support::{Fixture, config};
+use super::support::{Fixture, config, seal};
 use crate::PostgresError;
-use crate::cursor::Cursor;
 use crate::options::Options;
 use crate::progress::{Chunk, Position, Progress};
 use crate::reader::{Limits, Reader};
@@ -167,7 +166,7 @@ async fn rule_4_a_foreign_cluster_is_refused_and_a_rebase_delivers_everything() 
     }
     old.execute("INSERT INTO orders VALUES (1)").await;
     let schema = old.options.names.schema.clone();
-    let sealed = Cursor::seal(old.session.client(), &schema, &old.session.server, 5).await.unwrap();
+    let sealed = seal(&old.session, &schema, 5).await.unwrap();
     let mut cursor = sealed.cursor;
     let position = Position { prev: snapshot_of(&old.client).await, ..sealed.position };
     cursor.save(old.session.client(), &position).await.unwrap();
@@ -193,12 +192,12 @@ async fn rule_4_a_foreign_cluster_is_refused_and_a_rebase_delivers_everything() 
     let config = config("orders-input", database.url());
     let options = options_of(&config);
     let session = Session::open(&options.connection, "test").await.unwrap();
-    let error = Cursor::seal(session.client(), &schema, &session.server, 6).await.err().unwrap();
+    let error = seal(&session, &schema, 6).await.err().unwrap();
     assert!(matches!(error, PostgresError::ForeignCluster { .. }), "{error}");
     assert!(error.to_string().contains("dapper rebase"), "{error}");
 
     assert_eq!(crate::rebase(&config).await.unwrap(), 3);
-    let sealed = Cursor::seal(session.client(), &schema, &session.server, 6).await.unwrap();
+    let sealed = seal(&session, &schema, 6).await.unwrap();
     let progress = Progress::resume(sealed.position);
     let (claimed, attempt) = progress.inherited().unwrap();
     let limits = Limits { rows: 10, bytes: 1 << 20 };
@@ -260,7 +259,9 @@ async fn rule_5_an_event_id_is_never_used_again() {
     let newest =
         "SELECT xid::text, seq, id::text FROM dapper_orders_input.change_sets ORDER BY seq DESC LIMIT 1";
 
-    // A change that is visible, and undone by a crash; then another one.
+    // A change that is visible, and undone by a crash; then another one. It begins a segment of the log, lest the log
+    // be written as far as the end of a page in its midst.
+    fixture.client.batch_execute("CHECKPOINT; SELECT pg_switch_wal()").await.unwrap();
     fixture.execute("INSERT INTO orders VALUES (1)").await;
     let lost = fixture.client.query_one(newest, &[]).await.unwrap();
     let server = fixture.database.server().clone();
@@ -285,7 +286,7 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     let here = config("orders-input", database.url());
     let fixture = Fixture::install(database, client, &here).await;
     let schema = &fixture.options.names.schema;
-    let sealed = Cursor::seal(fixture.session.client(), schema, &fixture.session.server, 1).await.unwrap();
+    let sealed = seal(&fixture.session, schema, 1).await.unwrap();
     assert_eq!((sealed.promoted_from, sealed.position.claimed), (None, None));
     fixture.execute("INSERT INTO orders VALUES (1)").await;
     let lsn: String =
@@ -303,7 +304,7 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     .unwrap();
     super::support::wait_until(&there, "SELECT NOT pg_is_in_recovery()").await;
     let session = Session::open(&options_of(&config("orders-input", url)).connection, "test").await.unwrap();
-    let sealed = Cursor::seal(session.client(), schema, &session.server, 2).await.unwrap();
+    let sealed = seal(&session, schema, 2).await.unwrap();
     assert_eq!(sealed.promoted_from, Some(1));
     there.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
     let progress = Progress::resume(sealed.position);
@@ -318,16 +319,15 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
 #[tokio::test]
 async fn a_holder_that_was_replaced_cannot_write_the_cursor_and_says_by_whom() {
     let fixture = Fixture::new(ORDERS).await;
-    let (client, schema, server) =
-        (fixture.session.client(), &fixture.options.names.schema, &fixture.session.server);
-    let mut first = Cursor::seal(client, schema, server, 3).await.unwrap();
+    let (client, schema) = (fixture.session.client(), &fixture.options.names.schema);
+    let mut first = seal(&fixture.session, schema, 3).await.unwrap();
     first.cursor.save(client, &first.position).await.unwrap();
-    let mut second = Cursor::seal(client, schema, server, 5).await.unwrap();
+    let mut second = seal(&fixture.session, schema, 5).await.unwrap();
     let fenced = first.cursor.save(client, &first.position).await;
     assert!(matches!(fenced, Err(PostgresError::Fenced { sealed: 5, ours: 3 })), "{fenced:?}");
     second.cursor.save(client, &second.position).await.unwrap();
     for late in [3, 4, 5] {
-        let refused = Cursor::seal(client, schema, server, late).await.err();
+        let refused = seal(&fixture.session, schema, late).await.err();
         assert!(matches!(refused, Some(PostgresError::Fenced { sealed: 5, .. })), "{refused:?}");
     }
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dapper_core::{CancellationToken, Delivery, Event, EventSink, InputConfig, InputError};
-use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
+use dapper_lock::{FencingToken, LeaseConfig, LockManager, LockStore, MemoryStore};
 use dapper_testkit::Database;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::PostgresInput;
 use crate::coverage::{self, Coverage};
+use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
 use crate::layout;
 use crate::options::Options;
@@ -19,6 +19,7 @@ use crate::progress::{Chunk, Position, Progress};
 use crate::reader::{Batch, Limits, Reader};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
+use crate::{PostgresError, PostgresInput};
 
 pub(crate) const WAIT: Duration = Duration::from_secs(20);
 
@@ -112,6 +113,14 @@ impl Fixture {
     pub(crate) async fn lines(&mut self) -> Vec<String> {
         self.events().await.iter().map(|e| format!("{} {} {}", e.location, e.operation, e.id)).collect()
     }
+}
+
+/// Seals the cursor with a token of the store that all tests share.
+pub(crate) async fn seal(session: &Session, schema: &str, token: u64) -> Result<Sealed, PostgresError> {
+    let statements = CursorStatements::prepare(session.client(), schema).await.unwrap();
+    let store = "11111111-1111-1111-1111-111111111111".parse().unwrap();
+    let grant = Grant { token: FencingToken::new(token).unwrap(), store };
+    Cursor::seal(session.client(), statements, &session.server, grant).await
 }
 
 pub(crate) fn beginning() -> Position {

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::lease::{EndOnDrop, ReleaseReply, Shared};
+use crate::lease::{EndOnDrop, ReleaseReply, Shared, nanos};
 use crate::machine::{Action, Cause, Input, Machine, RequestId, WAIT_GRACE};
 use crate::worker::Pulse;
 use crate::{
@@ -70,7 +70,11 @@ impl Driver {
             }
             Some(Ok(grant)) => {
                 let term = self.term(grant.token);
-                tracing::info!(resource = %term.resource, token = term.token.get(), "lease granted");
+                let (now, until) = (nanos(self.clock.now()), nanos(grant.valid_until));
+                tracing::info!(
+                    resource = %term.resource, token = term.token.get(), at_ns = now, valid_until_ns = until,
+                    "lease granted"
+                );
                 let shared = Shared::new(&term, Arc::clone(&self.clock), grant.valid_until);
                 let guard = EndOnDrop(Arc::clone(&shared));
                 let pulse = Pulse::of(&self.owner, Arc::clone(&self.clock), Arc::clone(&shared));
@@ -134,10 +138,14 @@ impl Driver {
                 match action {
                     Action::Renew { request, .. } => self.send_renew(request, term.clone(), pulse),
                     Action::Held { valid_until, .. } => {
-                        tracing::debug!(resource = %term.resource, token = term.token.get(), "lease renewed");
                         if !shared.extend(valid_until) {
                             return;
                         }
+                        let (now, until) = (nanos(self.clock.now()), nanos(valid_until));
+                        tracing::debug!(
+                            resource = %term.resource, token = term.token.get(), at_ns = now, valid_until_ns = until,
+                            "lease renewed"
+                        );
                     }
                     Action::Lost { reason } => {
                         shared.end(reason);

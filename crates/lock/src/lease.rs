@@ -201,12 +201,12 @@ impl Shared {
 
     /// Called by the one who ended it, after it ended.
     fn publish(&self, reason: LossReason) {
-        let (resource, token) = (&self.resource, self.token.get());
+        let (resource, token, at_ns) = (&self.resource, self.token.get(), nanos(self.clock.now()));
         match reason {
             LossReason::Released | LossReason::Revoked => {
-                tracing::debug!(%resource, token, ?reason, "lease ended by its holder");
+                tracing::debug!(%resource, token, ?reason, at_ns, "lease ended by its holder");
             }
-            _ => tracing::warn!(%resource, token, ?reason, "lease lost"),
+            _ => tracing::warn!(%resource, token, ?reason, at_ns, "lease lost"),
         }
         self.reason.send_replace(Some(reason));
     }
@@ -221,7 +221,8 @@ impl Drop for EndOnDrop {
     }
 }
 
-fn nanos(timestamp: Timestamp) -> u64 {
+/// Nanoseconds from the clock's origin.
+pub(crate) fn nanos(timestamp: Timestamp) -> u64 {
     // Enough for 584 years.
     u64::try_from(timestamp.since_origin().as_nanos()).unwrap_or(u64::MAX)
 }

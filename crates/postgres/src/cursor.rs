@@ -43,11 +43,17 @@ pub(crate) struct Sealed {
 impl CursorStatements {
     pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, PostgresError> {
         let quoted = quote_identifier(schema);
-        Ok(Self {
-            seal: bounded("preparing", client.prepare(&seal_sql(&quoted))).await?,
-            save: bounded("preparing", client.prepare(&save_sql(&quoted))).await?,
-            schema: schema.to_owned(),
-        })
+        let seal = bounded("preparing", client.prepare(&seal_sql(&quoted))).await?;
+        let save = bounded("preparing", client.prepare(&save_sql(&quoted))).await?;
+        // Run once for no row, since no token is negative: the plans are made and what they need is at hand.
+        let zero = StoreId::EPHEMERAL.to_string();
+        let nobody: [&(dyn ToSql + Sync); 6] = [&0_i64, &0_i64, &false, &zero, &false, &0_i64];
+        bounded("warming up", client.query_opt(&seal, &nobody)).await?;
+        let none = None::<&str>;
+        let nothing: [&(dyn ToSql + Sync); 9] =
+            [&none, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false];
+        bounded("warming up", client.query_opt(&save, &nothing)).await?;
+        Ok(Self { seal, save, schema: schema.to_owned() })
     }
 }
 
@@ -93,9 +99,29 @@ impl Cursor {
     /// this holder's reads so far.
     ///
     /// # Errors
+    /// As [`write`](Self::write)'s.
+    pub(crate) async fn save(&mut self, client: &Client, position: &Position) -> Result<(), PostgresError> {
+        self.write(client, position, true).await
+    }
+
+    /// Writes the row for the last time. A crash of the server may undo it, and what it records comes again, marked: so
+    /// nobody waits for the disk.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write)'s.
+    pub(crate) async fn leave(&mut self, client: &Client, position: &Position) -> Result<(), PostgresError> {
+        self.write(client, position, false).await
+    }
+
+    /// # Errors
     /// [`PostgresError::Fenced`] when another holder has sealed the row. After any other error it is unknown whether the
     /// row was written: the session must be given up and the row read again.
-    pub(crate) async fn save(&mut self, client: &Client, position: &Position) -> Result<(), PostgresError> {
+    async fn write(
+        &mut self,
+        client: &Client,
+        position: &Position,
+        durable: bool,
+    ) -> Result<(), PostgresError> {
         let prev = position.prev.to_string();
         let target = position.target.as_ref().map(ToString::to_string);
         let claimed = position.claimed.as_ref().map(|claimed| claimed.snapshot.to_string());
@@ -103,7 +129,7 @@ impl Cursor {
         let attempt = i32::try_from(position.attempt).unwrap_or(i32::MAX);
         let written = bounded(
             "writing the cursor",
-            client.execute(
+            client.query_opt(
                 &self.save,
                 &[
                     &prev,
@@ -114,11 +140,12 @@ impl Cursor {
                     &attempt,
                     &self.token,
                     &self.version,
+                    &!durable,
                 ],
             ),
         )
         .await?;
-        if written == 1 {
+        if written.is_some() {
             self.version += 1;
             return Ok(());
         }
@@ -215,7 +242,8 @@ fn save_sql(schema: &str) -> String {
             claimed_seq = $5,
             attempt = $6,
             version = version + 1
-         WHERE partition = 0 AND token = $7 AND version = $8"
+         WHERE partition = 0 AND token = $7 AND version = $8
+         RETURNING CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
     )
 }
 

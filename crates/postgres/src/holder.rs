@@ -213,9 +213,18 @@ impl<'a> Holder<'a> {
             }
             break;
         }
-        self.save().await?;
         // Nobody listens now, and whoever comes next reads before it sleeps: writers need not notify.
-        self.flag(true).await
+        let flag = set_flag(self.client, &self.set_wake_up, self.slot, true, self.cursor.token());
+        let position = self.progress.position();
+        // Sent at once, and run one after the other.
+        let (left, flagged) = if self.progress.is_dirty() {
+            tokio::join!(self.cursor.leave(self.client, &position), flag)
+        } else {
+            (Ok(()), flag.await)
+        };
+        left?;
+        self.progress.saved();
+        if flagged? { Ok(()) } else { Err(self.cursor.fenced(self.client).await) }
     }
 
     /// Waits until everything handed out is handled or abandoned. The caller bounds it.
@@ -300,16 +309,11 @@ impl<'a> Holder<'a> {
 
     /// Sets or clears the flag that lets writers skip the NOTIFY, if we still hold the cursor.
     async fn flag(&mut self, awake: bool) -> Result<(), PostgresError> {
-        let value = self.slot * 2 + i64::from(awake);
-        let row = bounded(
-            "setting the wake-up flag",
-            self.client.query_opt(&self.set_wake_up, &[&value, &self.cursor.token()]),
-        )
-        .await?;
-        if row.is_none() {
-            return Err(self.cursor.fenced(self.client).await);
+        let token = self.cursor.token();
+        if set_flag(self.client, &self.set_wake_up, self.slot, awake, token).await? {
+            return Ok(());
         }
-        Ok(())
+        Err(self.cursor.fenced(self.client).await)
     }
 
     fn report_foreign(&mut self, foreign: &mut tokio::sync::mpsc::Receiver<String>) {
@@ -337,6 +341,19 @@ impl<'a> Holder<'a> {
         self.garbage.reported = Some(Instant::now());
         self.sink.report(error.into_input_error(&self.options.name));
     }
+}
+
+/// Sets the wake-up flag; false when the cursor is another's.
+async fn set_flag(
+    client: &Client,
+    set_wake_up: &Statement,
+    slot: i64,
+    awake: bool,
+    token: i64,
+) -> Result<bool, PostgresError> {
+    let value = slot * 2 + i64::from(awake);
+    let row = bounded("setting the wake-up flag", client.query_opt(set_wake_up, &[&value, &token])).await?;
+    Ok(row.is_some())
 }
 
 /// Draws a transaction id, in a transaction of its own that has ended when this returns.

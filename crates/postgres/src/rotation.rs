@@ -37,7 +37,8 @@ impl Rotation {
             schema: quote_identifier(schema),
             retention,
             smallest_slot: SMALLEST_SLOT,
-            looked: None,
+            // A fresh holder has better things to do first.
+            looked: Some(Instant::now()),
             fence: None,
         }
     }

@@ -108,7 +108,7 @@ async fn leases_do_without_sessions() {
     let watcher = database.connect().await.unwrap();
     let pooled = pooler(&database).await;
     let store = || PostgresLockStore::new(pooled.clone(), PostgresLockOptions::default());
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(3);
     let (one, two) = (manager(store(), ttl), manager(store(), ttl));
     let lease = acquire(&one).await;
     assert!(!row(&watcher).await.1);

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::backoff::Backoff;
 use crate::lease::{EndOnDrop, ReleaseReply, Shared, nanos};
 use crate::machine::{Action, Cause, Input, Machine, RequestId, WAIT_GRACE};
 use crate::worker::Pulse;
@@ -162,6 +163,7 @@ impl Driver {
         let limit = self.config.ttl().min(MAX_RELEASE);
         let store = Arc::clone(&self.store);
         let pending = self.pending.take();
+        let mut failure = None;
         let released = async {
             if shared.over().await == LossReason::NotHolder {
                 return Ok(());
@@ -170,9 +172,18 @@ impl Driver {
                 // A store may have to give up a session whose request is dropped, and needs it for the release.
                 pending.answer.await;
             }
-            store.release(term).await
+            // A store that is just being restarted keeps a term that nobody gives back, for a whole time to live.
+            let mut backoff = Backoff::new(term.token.get());
+            loop {
+                match store.release(term).await {
+                    Err(error) if error.is_transient() => failure = Some(error),
+                    other => return other,
+                }
+                sleep(backoff.next_delay()).await;
+            }
         };
-        let result = timeout(limit, released).await.unwrap_or_else(|_| Err(timed_out("release", limit)));
+        let result = timeout(limit, released).await;
+        let result = result.unwrap_or_else(|_| Err(failure.unwrap_or_else(|| timed_out("release", limit))));
         let (resource, token) = (&term.resource, term.token.get());
         match &result {
             Ok(()) => tracing::info!(%resource, token, "lease released"),

@@ -104,7 +104,8 @@ impl Lease {
 
     /// Stops being valid and gives the resource back.
     ///
-    /// The store has the time to live, five seconds at most, to confirm. Dropping the call does not stop the release.
+    /// The store has the time to live, five seconds at most, to confirm, and is asked again while it can't. Dropping the
+    /// call does not stop the release.
     ///
     /// # Errors
     /// The store's error, or [`Timeout`](LockErrorKind::Timeout). The resource then becomes free when its time to live

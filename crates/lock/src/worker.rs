@@ -88,7 +88,8 @@ impl Pulse {
         Self { ask, seen }
     }
 
-    /// Returns once the runtime has run something within `patience` before `now`, or later; never when it is gone.
+    /// Returns once the runtime has run something within `patience` before `now`, or later; at once when it is gone,
+    /// which has ended the lease.
     pub(crate) fn felt(
         &self,
         now: Timestamp,
@@ -98,10 +99,7 @@ impl Pulse {
         self.ask.notify_one();
         let mut seen = self.seen.clone();
         async move {
-            if seen.wait_for(|seen| now.since(*seen) <= patience).await.is_err() {
-                // The end of the runtime ends the lease as well.
-                std::future::pending::<()>().await;
-            }
+            let _ = seen.wait_for(|seen| now.since(*seen) <= patience).await;
         }
     }
 }

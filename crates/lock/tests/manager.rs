@@ -177,6 +177,22 @@ async fn a_dead_session_ends_the_lease_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_is_tried_again_while_the_store_is_away() {
+    let Setup { store, one, net_one, .. } = setup();
+    let lease = acquire(&one).await;
+    net_one.set(|faults| faults.unreachable = true);
+    let start = Instant::now();
+    let back = async {
+        sleep(Duration::from_secs(1)).await;
+        net_one.set(|faults| faults.unreachable = false);
+    };
+    let (released, ()) = tokio::join!(lease.release(), back);
+    released.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(store.holder(&resource()).await.unwrap(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_revoked_lease_is_kept_from_others_until_it_is_dropped() {
     let Setup { one, two, .. } = setup();
     let lease = acquire(&one).await;

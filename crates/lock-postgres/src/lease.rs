@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dapper_lock::{FencingToken, HeldBy, HolderId, Renewal, Resource, Term, TryAcquire};
+use tokio::time::sleep;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -16,6 +17,9 @@ type Result<T, E = PostgresLockError> = std::result::Result<T, E>;
 const MAX_ROUNDS: u32 = 10;
 /// How long a fresh holder waits for the session lock that somebody in passing has.
 const SETTLE: Duration = Duration::from_millis(50);
+/// How long a holder that lives may take to notice that its session has ended: when the end of the session is all that a
+/// grant rests on, it is acted upon this much later.
+const NOTICE: Duration = Duration::from_millis(8);
 /// How much longer than the server's own limit an answer may take.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -228,6 +232,9 @@ async fn insert(
     let Some(row) = rows.first() else { return Ok(None) };
     session.check_backend(row.get(1))?;
     session.term = Some(token_from_sql(row)?);
+    if row.get(2) {
+        sleep(NOTICE).await;
+    }
     Ok(session.term)
 }
 

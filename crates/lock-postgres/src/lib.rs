@@ -52,10 +52,11 @@
 //!    A noticing. It is looked for at the start, by two connections that ask for their server process in turns, and
 //!    with every later statement; behind one the session lock is neither taken nor waited for.
 //!
-//! Between the end of A's session on the server and the packet that tells A, B may already hold. The same is true when
-//! somebody ends A's session by hand while A is cut off, and of a jump of the server's clock. A promoted standby that
-//! had not received everything may issue a token again. Against all of these, whatever is protected must compare
-//! tokens; a lease alone can't.
+//! Between the end of A's session on the server and the moment that A sees it, B could already hold: so a grant that
+//! rests on the end of a session alone is acted upon 8 ms later, which is long for a packet and a thread that waits for
+//! it, but no proof. Nor is there any when somebody ends A's session by hand while A is cut off, or when the server's
+//! clock jumps. A promoted standby that had not received everything may issue a token again. Against all of these,
+//! whatever is protected must compare tokens; a lease alone can't.
 //!
 //! # What it costs the server
 //!

@@ -26,7 +26,8 @@ const STORE_ID: &str = "SELECT holder FROM {leases} WHERE resource = ''";
 
 /// Grants the resource when it is free, when its lease has run out, or when its holder is known to be dead: the caller
 /// holds the session lock that the holder held (`$5`), on the very server that the holder held it on, and in a session
-/// other than the holder's. Locks the row; everything is judged and timed after the lock is had.
+/// other than the holder's. Locks the row; everything is judged and timed after the lock is had. Says whether the
+/// holder's death was the reason, by the row as it was when the statement began.
 const GRANT: &str = "\
 INSERT INTO {leases} AS lease (resource, token, holder, expires_at, session, backend, server_started_at)
 VALUES ($1, 1, $2, clock_timestamp() + $3 * interval '1 millisecond', $4, pg_backend_pid(), pg_postmaster_start_time())
@@ -41,7 +42,9 @@ WHERE lease.holder IS NULL
     OR lease.expires_at <= clock_timestamp()
     OR ($5 AND lease.session
         AND lease.server_started_at = pg_postmaster_start_time() AND lease.backend <> pg_backend_pid())
-RETURNING token, pg_backend_pid()";
+RETURNING token, pg_backend_pid(), COALESCE((
+    SELECT was.holder IS NOT NULL AND was.expires_at > clock_timestamp() FROM {leases} was WHERE was.resource = $1
+), false)";
 
 /// Who holds the resource. Locks nothing.
 const HELD: &str = "\

@@ -1,5 +1,5 @@
 //! What dapper's tests, demo and benches need around the thing under test: a throw-away PostgreSQL ([`Server`]), a
-//! database for each test ([`Database`]), writers ([`Workload`]), replicas as processes ([`Cluster`]), a webhook
+//! database for each test ([`Database`]), a throw-away etcd ([`EtcdServer`]), writers ([`Workload`]), replicas as processes ([`Cluster`]), a webhook
 //! receiver ([`Receiver`]), and a check that what was received is what was committed ([`history`]).
 //!
 //! Nothing here is published or enters a normal dependency of a product crate, and nothing here needs a product crate.
@@ -19,8 +19,11 @@
 
 mod cluster;
 mod database;
+mod etcd;
 mod guardian;
 pub mod history;
+mod packages;
+mod process;
 mod receiver;
 mod scratch;
 mod server;
@@ -31,6 +34,7 @@ use std::io::Write;
 
 pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica};
 pub use database::{Database, connect};
+pub use etcd::{EtcdOptions, EtcdServer};
 pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
 pub use server::{Server, ServerError, ServerOptions, StopMode};
 pub use workload::{TABLES, Workload, WorkloadOptions};

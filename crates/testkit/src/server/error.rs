@@ -20,6 +20,14 @@ pub enum ServerError {
         /// What was tried, and why each failed.
         tried: String,
     },
+    /// There is no etcd on this machine.
+    #[error(
+        "no etcd to test with: {reason}. Install one. Debian, Ubuntu: apt-get install etcd-server. macOS: brew install etcd"
+    )]
+    NoEtcd {
+        /// Why there is none.
+        reason: String,
+    },
     /// A program could not be started, or a file not be written.
     #[error("cannot {action}")]
     Io {
@@ -28,7 +36,7 @@ pub enum ServerError {
         /// Why it failed.
         source: io::Error,
     },
-    /// One of PostgreSQL's programs ended with an error.
+    /// A server's program ended with an error.
     #[error("{program} failed: {output}")]
     Program {
         /// The program's path.

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,17 +10,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{self, Signal};
-use nix::unistd::{Pid, User};
+use nix::sys::signal::Signal;
+use nix::unistd::User;
 
 use super::{ServerError, ServerOptions, StopMode, USER};
 use crate::guardian::EndingSignal;
+use crate::process::{free_port, send, tail};
 use crate::scratch::Scratch;
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const PORT_ATTEMPTS: u32 = 20;
-const LOG_TAIL_BYTES: usize = 2_000;
 
 /// The data directory of one cluster and, while it runs, its postmaster.
 #[derive(Debug)]
@@ -109,7 +108,8 @@ impl LocalServer {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            *self.port.lock().unwrap_or_else(PoisonError::into_inner) = free_port()?;
+            *self.port.lock().unwrap_or_else(PoisonError::into_inner) =
+                free_port().map_err(ServerError::io("find a free port"))?;
             match self.start() {
                 Err(error) if attempt < PORT_ATTEMPTS && is_port_clash(&error) => {}
                 other => return other,
@@ -315,38 +315,7 @@ fn server_user() -> Result<Option<User>, ServerError> {
     })
 }
 
-fn free_port() -> Result<u16, ServerError> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(ServerError::io("find a free port"))?;
-    Ok(listener.local_addr().map_err(ServerError::io("find a free port"))?.port())
-}
-
 /// Another process may take the port between our look and the postmaster's bind.
 fn is_port_clash(error: &ServerError) -> bool {
     matches!(error, ServerError::Program { output, .. } if output.contains("could not bind"))
-}
-
-fn tail(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let start = text.len().saturating_sub(LOG_TAIL_BYTES);
-    let start = (start..text.len()).find(|&index| text.is_char_boundary(index)).unwrap_or(text.len());
-    text[start..].trim().to_owned()
-}
-
-fn send(pid: u32, signal: Signal) -> io::Result<()> {
-    let pid = i32::try_from(pid).map_err(io::Error::other)?;
-    signal::kill(Pid::from_raw(pid), signal).map_err(io::Error::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tail_is_cut_at_a_character() {
-        let text = "ä".repeat(LOG_TAIL_BYTES);
-        let end = tail(text.as_bytes());
-        assert!(end.len() <= LOG_TAIL_BYTES && end.chars().all(|c| c == 'ä'));
-        assert_eq!(tail(b" short \n"), "short");
-    }
 }

@@ -6,6 +6,8 @@ mod cluster;
 mod container;
 mod database;
 mod demo;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod receiver;
 mod server;
 mod survivors;

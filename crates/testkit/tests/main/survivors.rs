@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dapper_testkit::{Server, ServerOptions};
+use dapper_testkit::{EtcdOptions, EtcdServer, Server, ServerOptions};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -32,6 +32,12 @@ fn victim() {
             cluster.replicas()[0].pid(),
             cluster.pipeline().parent().unwrap().display()
         );
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    if role == "etcd" {
+        let etcd = EtcdServer::start(&EtcdOptions::default()).unwrap();
+        println!("\nserver {} {}", etcd.pid().unwrap(), etcd.directory().display());
         std::thread::sleep(Duration::from_secs(60));
         return;
     }
@@ -74,6 +80,12 @@ fn ctrl_c_leaves_nothing() {
 fn kill_9_leaves_no_replica() {
     let pid = dies(|pid| kill(pid, Signal::SIGKILL).unwrap(), "replica");
     std::fs::remove_dir_all(std::env::temp_dir().join(format!("dapper-script-victim-{pid}"))).unwrap();
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn kill_9_leaves_no_etcd() {
+    dies(|pid| kill(pid, Signal::SIGKILL).unwrap(), "etcd");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 
 use crate::steps::{cargo, root, run, seconds};
-use crate::{metadata, test};
+use crate::{etcd, metadata, test};
 
 /// Play the demo: rows become webhook calls, a leader is killed, another takes over, nothing is lost.
 ///
@@ -14,6 +15,9 @@ use crate::{metadata, test};
 /// ends with a table. Exit code 1 if anything was lost, repeated unmarked or out of order.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Demo {
+    /// Where the replicas keep their lease; with `memory` there is only one, and none takes over
+    #[arg(long, value_enum, default_value_t = Backend::Postgres)]
+    backend: Backend,
     /// How long to write, in seconds
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=86_400))]
     seconds: u64,
@@ -31,6 +35,24 @@ pub(crate) struct Demo {
     release: bool,
 }
 
+/// A lock backend of `dapper`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    Postgres,
+    Etcd,
+    Memory,
+}
+
+impl Backend {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Etcd => "etcd",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 impl Demo {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let start = std::time::Instant::now();
@@ -39,11 +61,16 @@ impl Demo {
             vec!["build", "--package", "dapper-orchestrator-cli", "--package", "dapper-testkit", "--bins"];
         build.extend(self.release.then_some("--release"));
         build.extend(test::docker_feature());
+        if self.backend == Backend::Etcd {
+            etcd::can_test().map_err(anyhow::Error::msg)?;
+            build.extend(["--features", etcd::FEATURE]);
+        }
         run(&cargo(build), "cargo build")?;
         eprintln!("--- build: ok, {}", seconds(start.elapsed()));
 
         let folder = metadata::target_directory()?.join(if self.release { "release" } else { "debug" });
         let mut arguments = vec!["--dapper".into(), folder.join("dapper").into_os_string()];
+        arguments.extend(["--backend".into(), self.backend.name().into()]);
         for (name, value) in
             [("--seconds", self.seconds), ("--replicas", self.replicas.into()), ("--rate", self.rate.into())]
         {

@@ -126,6 +126,7 @@ mod tests {
             name: (*name).to_owned(),
             dependencies: allowed.iter().map(|name| dependency(name, Kind::Normal, &[])).collect(),
             built_from: allowed.iter().map(|&name| name.to_owned()).collect(),
+            ..Member::default()
         });
         Workspace { members: members.collect() }
     }

@@ -2,11 +2,17 @@
 
 mod check;
 mod demo;
+mod etcd;
+// The testkit's own files, so that what counts as a local server, and how a missing one is installed, is written once; a
+// dependency is not wanted here.
+#[path = "../../crates/testkit/src/etcd/binary.rs"]
+mod etcd_binary;
 mod fix;
 mod headings;
 mod layering;
 mod metadata;
-// The testkit's own file, so that what counts as a local PostgreSQL is written once; a dependency is not wanted here.
+#[path = "../../crates/testkit/src/packages.rs"]
+mod packages;
 #[path = "../../crates/testkit/src/server/binaries.rs"]
 mod postgres_binaries;
 mod steps;
@@ -20,7 +26,8 @@ use clap::{Parser, Subcommand};
 ///
 /// The tests and the demo need a PostgreSQL and find one by themselves: the server that DAPPER_TEST_DATABASE_URL
 /// names, or local server binaries, or Docker, or on Debian and Ubuntu as root the distribution's package (installed
-/// unless DAPPER_TEST_NO_INSTALL=1). They say which one they took.
+/// unless DAPPER_TEST_NO_INSTALL=1). They say which one they took. What concerns etcd needs protoc to be built and etcd to be
+/// tested, which are found or installed in the same way; without them all else is done, and said to be all.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {

@@ -20,6 +20,10 @@ pub(crate) struct Member {
     pub(crate) name: String,
     /// What its manifest declares.
     pub(crate) dependencies: Vec<Dependency>,
+    /// Whether cargo builds it when nothing is named.
+    pub(crate) is_default: bool,
+    /// What it can be built with.
+    pub(crate) features: Vec<String>,
     /// The names of all packages that it is built from, development dependencies aside.
     pub(crate) built_from: BTreeSet<String>,
 }
@@ -75,6 +79,8 @@ fn parse(text: &str) -> Result<Workspace> {
     let members = members.map(|package| Member {
         name: package.name.clone(),
         dependencies: package.dependencies.clone(),
+        is_default: metadata.workspace_default_members.contains(&package.id),
+        features: package.features.keys().filter(|name| *name != "default").cloned().collect(),
         built_from: built_from(&package.id, &graph, &names),
     });
     Ok(Workspace { members: members.collect() })
@@ -98,6 +104,7 @@ fn built_from(id: &str, graph: &BTreeMap<&str, &Node>, names: &BTreeMap<&str, &s
 struct Metadata {
     packages: Vec<Package>,
     workspace_members: BTreeSet<String>,
+    workspace_default_members: BTreeSet<String>,
     resolve: Resolve,
 }
 
@@ -106,6 +113,8 @@ struct Package {
     id: String,
     name: String,
     dependencies: Vec<Dependency>,
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -146,8 +155,9 @@ mod tests {
     fn development_dependencies_are_not_built_from() {
         let text = r#"{
             "workspace_members": ["a"],
+            "workspace_default_members": [],
             "packages": [
-                {"id": "a", "name": "a", "dependencies": [
+                {"id": "a", "name": "a", "features": {"default": ["y"], "y": []}, "dependencies": [
                     {"name": "b", "kind": null, "features": ["x"]}, {"name": "c", "kind": "dev", "features": []}]},
                 {"id": "b", "name": "b", "dependencies": []},
                 {"id": "c", "name": "c", "dependencies": []},
@@ -161,6 +171,8 @@ mod tests {
         }"#;
         let workspace = parse(text).unwrap();
         let [member] = &workspace.members[..] else { panic!("{workspace:?}") };
+        assert_eq!(member.features, ["y"]);
+        assert!(!member.is_default);
         assert_eq!(member.built_from, ["b", "d"].map(str::to_owned).into());
         let kinds: Vec<Kind> = member.dependencies.iter().map(|dependency| dependency.kind).collect();
         assert_eq!(kinds, [Kind::Normal, Kind::Development]);

@@ -6,12 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::postgres_binaries;
 use crate::steps::{Steps, cargo};
+use crate::{etcd, postgres_binaries};
 
 /// Run all tests of the workspace, examples in the documentation included, with a PostgreSQL.
 ///
-/// Fails when no test ran at all. `cargo xtask test -p dapper-core` runs one crate's; what follows `--` goes to the
+/// Where there is no etcd its tests are left out, and named at the end. Fails when no test ran at all. `cargo xtask test -p dapper-core` runs one crate's; what follows `--` goes to the
 /// test programs, such as a part of a test's name.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Test {
@@ -34,37 +34,73 @@ struct Tally {
 impl Test {
     pub(crate) fn run(self) -> Result<()> {
         let mut steps = Steps::default();
-        steps.step("test", || self.test());
+        let mut total = Tally::default();
+        steps.step("test", || self.test(&mut total));
+        if self.package.is_empty() {
+            match etcd::can_test() {
+                Ok(()) => steps.step("test of etcd", || self.test_etcd(&mut total)),
+                Err(reason) => steps.skip("test of etcd", &reason),
+            }
+        }
+        let Tally { passed, failed, ignored } = total;
+        eprintln!("{passed} tests passed, {failed} failed, {ignored} ignored");
+        steps.step("tests ran", || total.verdict());
         steps.finish()
     }
 
-    fn test(&self) -> Result<()> {
-        let mut arguments = vec!["test", "--no-fail-fast"];
+    /// The packages that were asked for, or all but what concerns etcd.
+    fn test(&self, total: &mut Tally) -> Result<()> {
+        let mut arguments = Vec::new();
         for package in &self.package {
             arguments.extend(["--package", package]);
         }
         if self.package.is_empty() {
-            arguments.push("--workspace");
+            arguments.extend(["--workspace", "--exclude", etcd::PACKAGE]);
             arguments.extend(docker_feature());
+        } else if self.package.iter().any(|package| package == etcd::PACKAGE) {
+            etcd::can_test().map_err(anyhow::Error::msg)?;
         }
-        arguments.push("--");
-        arguments.extend(self.arguments.iter().map(String::as_str));
-        // An error of the program comes out of the reader, at the end of the output.
-        let reader = cargo(arguments).unchecked().reader().context("cannot run cargo test")?;
-        let mut tally = Tally::default();
-        let mut out = std::io::stdout();
-        for line in BufReader::new(&reader).split(b'\n') {
-            let line = line.context("cannot read what cargo test says")?;
-            tally.add(&String::from_utf8_lossy(&line));
-            out.write_all(&line).and_then(|()| out.write_all(b"\n")).context("cannot write to stdout")?;
+        cargo_test(&arguments, &self.arguments, total).map(drop)
+    }
+
+    /// The package for etcd; and of others the tests that need one, which have it in their names.
+    fn test_etcd(&self, total: &mut Tally) -> Result<()> {
+        let own = ["--package", etcd::PACKAGE];
+        if !self.arguments.is_empty() {
+            return cargo_test(&own, &self.arguments, total).map(drop);
         }
-        let status = reader.try_wait().context("cannot wait for cargo test")?.map(|output| output.status);
-        let Tally { passed, failed, ignored } = tally;
-        eprintln!("{passed} tests passed, {failed} failed, {ignored} ignored");
-        match status {
-            Some(status) if !status.success() => bail!("cargo test ended with {status}"),
-            _ => tally.verdict(),
+        cargo_test(&own, &[], total)?.verdict()?;
+        for (package, feature, tests) in [
+            ("dapper-testkit", "dapper-testkit/etcd", "main"),
+            ("dapper-orchestrator-cli", etcd::FEATURE, "integration"),
+        ] {
+            let arguments = ["--package", package, "--features", feature, "--test", tests];
+            cargo_test(&arguments, &["etcd".to_owned()], total)?.verdict()?;
         }
+        Ok(())
+    }
+}
+
+/// Runs tests, with arguments for cargo and for the test programs, and counts them; fails when one does.
+fn cargo_test(arguments: &[&str], more: &[String], total: &mut Tally) -> Result<Tally> {
+    let more = more.iter().map(String::as_str);
+    let arguments = ["test", "--no-fail-fast"].iter().chain(arguments).copied().chain(["--"]).chain(more);
+    // An error of the program comes out of the reader, at the end of the output.
+    let reader = cargo(arguments).unchecked().reader().context("cannot run cargo test")?;
+    let mut tally = Tally::default();
+    let mut out = std::io::stdout();
+    for line in BufReader::new(&reader).split(b'\n') {
+        let line = line.context("cannot read what cargo test says")?;
+        tally.add(&String::from_utf8_lossy(&line));
+        out.write_all(&line).and_then(|()| out.write_all(b"\n")).context("cannot write to stdout")?;
+    }
+    total.merge(tally);
+    let status = reader.try_wait().context("cannot wait for cargo test")?.map(|output| output.status);
+    match status {
+        Some(status) if !status.success() => {
+            bail!("cargo test ended with {status}")
+        }
+        _ => Ok(tally),
     }
 }
 
@@ -85,6 +121,12 @@ impl Tally {
                 _ => {}
             }
         }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
     }
 
     fn verdict(self) -> Result<()> {

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use crate::assembly::Loaded;
+use crate::etcd;
 use crate::pipeline::{Backend, CONNECTION_STRING, InputSection, Pipeline, Problem, ProcessSection};
 
 const POSTGRES: &str = "postgres";
@@ -38,15 +39,16 @@ pub(crate) struct Reached {
 pub(crate) fn validate(loaded: &Loaded) -> Result<(), Problem> {
     let lock = &loaded.pipeline.lock;
     let line = |key: &str| lock.lines.of(Some(key));
-    if lock.backend == Backend::Etcd {
-        let reason =
-            r#"the lock backend "etcd" is not built into this binary yet; use "postgres" or "memory""#;
-        return Err(loaded.problem(line("backend"), reason));
-    }
     lease_config(loaded)?;
-    if let Some(text) = &lock.connection_string {
-        ConnectionString::parse(text)
-            .map_err(|error| loaded.problem(line(CONNECTION_STRING), error.to_string()))?;
+    match (lock.backend, &lock.connection_string) {
+        (Backend::Etcd, address) => {
+            etcd::validate(address.as_ref()).map_err(|(key, reason)| loaded.problem(line(key), reason))?
+        }
+        (_, Some(text)) => {
+            ConnectionString::parse(text)
+                .map_err(|error| loaded.problem(line(CONNECTION_STRING), error.to_string()))?;
+        }
+        (_, None) => {}
     }
     for section in postgres_inputs(&loaded.pipeline) {
         dapper_postgres::validate(&section.config)
@@ -100,12 +102,17 @@ pub(crate) async fn reach(loaded: &Loaded) -> anyhow::Result<Vec<Reached>> {
 pub(crate) async fn reach_lock(loaded: &Loaded) -> anyhow::Result<Option<Reached>> {
     let lock = &loaded.pipeline.lock;
     let Some(text) = &lock.connection_string else { return Ok(None) };
-    let schema = PostgresLockOptions::default().schema;
-    let probe =
-        async { dapper_postgres::probe_schema(&ConnectionString::parse(text)?, schema.as_str()).await };
+    let probe = async {
+        if lock.backend == Backend::Etcd {
+            return etcd::probe(Some(text)).await;
+        }
+        let schema = PostgresLockOptions::default().schema;
+        let server = dapper_postgres::probe_schema(&ConnectionString::parse(text)?, schema.as_str()).await?;
+        Ok(server.to_string())
+    };
     let server =
         probe.await.with_context(|| loaded.problem(lock.lines.of(Some(CONNECTION_STRING)), "lock"))?;
-    Ok(Some(Reached { what: "lock".into(), server: server.to_string() }))
+    Ok(Some(Reached { what: "lock".into(), server }))
 }
 
 /// Removes what the input has installed; says what that was.
@@ -123,6 +130,9 @@ pub(crate) async fn uninstall(section: &InputSection) -> anyhow::Result<String> 
 
 /// What stays when all inputs are uninstalled, if anything does.
 pub(crate) fn remains(pipeline: &Pipeline) -> Option<String> {
+    if pipeline.lock.backend == Backend::Etcd {
+        return Some(etcd::remains());
+    }
     let is_shared = pipeline.lock.backend == Backend::Postgres && pipeline.lock.connection_string.is_some();
     let schema = is_shared.then(|| PostgresLockOptions::default().schema)?;
     Some(format!(
@@ -163,7 +173,7 @@ impl Locks {
                 );
                 Arc::new(MemoryStore::new())
             }
-            (Backend::Etcd, _) => bail!("the lock backend \"etcd\" is not built into this binary yet"),
+            (Backend::Etcd, address) => etcd::store(address.as_ref())?,
             (Backend::Postgres, None) => return Ok(Self::BesideCursors(config)),
             (Backend::Postgres, Some(text)) => {
                 let connection = ConnectionString::parse(text)?;

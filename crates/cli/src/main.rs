@@ -9,6 +9,7 @@ mod arguments;
 mod assembly;
 mod backends;
 mod commands;
+mod etcd;
 mod logging;
 mod pipeline;
 mod stop;

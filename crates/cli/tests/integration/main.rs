@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod check;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod refusals;
 mod running;
 mod servers;

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dapper_testkit::history::{check, takeover};
 use dapper_testkit::{
-    Cluster, ClusterOptions, Database, Leader, Memory, Receiver, TABLES, Workload, WorkloadOptions,
+    Cluster, ClusterOptions, Database, EtcdOptions, EtcdServer, Leader, Memory, Receiver, TABLES, Workload,
+    WorkloadOptions,
 };
 use tokio::time::sleep;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Backend};
 use crate::progress::{Progress, Standing};
-use crate::summary::Summary;
+use crate::summary::{Summary, Takeovers};
 
 const TICK: Duration = Duration::from_millis(50);
 /// A first start installs triggers; on a busy machine that takes its time.
@@ -33,13 +34,26 @@ pub(crate) async fn play(arguments: &Arguments) -> Result<Summary> {
     progress.say(&format!("\nA database with these tables:\n{TABLES}"));
     Workload::create_tables(&database.url()).await?;
     let receiver = Receiver::remembering(Memory::Deliveries).await.context("cannot start the receiver")?;
-    let pipeline = pipeline(&receiver.url());
+    // Lives for as long as the replicas.
+    let etcd = match arguments.backend {
+        Backend::Etcd => Some(EtcdServer::start(&EtcdOptions::default())?),
+        Backend::Postgres | Backend::Memory => None,
+    };
+    let pipeline = pipeline(arguments.backend, &receiver.url());
     progress.say(&format!("The pipeline file of every replica:\n\n{pipeline}"));
-    let mut cluster = start(arguments, &database, pipeline)?;
+    let mut cluster = start(arguments, &database, etcd.as_ref(), pipeline)?;
     let leader = cluster_ready(&cluster, &database, &progress).await?;
+    if !arguments.takes_over() {
+        progress.say(
+            "A lease in a replica's memory keeps no other replica from reading: there is one, and none takes over.",
+        );
+    }
     progress.say(&format!(
-        "{} replicas run; replica {} leads. Writing {} changes per second for {} s.\n",
-        arguments.replicas, leader.replica, arguments.rate, arguments.seconds
+        "Replicas: {}; replica {} leads. Writing {} changes per second for {} s.\n",
+        arguments.replica_count(),
+        leader.replica,
+        arguments.rate,
+        arguments.seconds
     ));
     let stage = Stage { database, receiver, received: HashSet::new(), looked_at: 0, progress };
     stage.write_and_disturb(arguments, &mut cluster).await
@@ -65,25 +79,34 @@ impl Stage {
         let options = WorkloadOptions { rate: Some(arguments.rate.into()), ..WorkloadOptions::default() };
         let workload = Workload::start(&self.database.url(), options).await?;
         let start = Instant::now();
-        let third = arguments.duration() / 3;
-        self.watch(start, third, &workload, cluster).await;
-        let killed = self.disturb(cluster, 0, "kill -9").await?;
-        self.watch(start, third * 2, &workload, cluster).await;
-        let stopped = self.disturb(cluster, killed.leader.token, "SIGTERM").await?;
-        self.watch(start, arguments.duration(), &workload, cluster).await;
-        let exit = cluster.replicas()[stopped.leader.replica].wait(EXIT_LIMIT).await;
-        let exit = exit.context("the replica that SIGTERM was sent to")?;
+        let mut faults = None;
+        let mut exits = Vec::new();
+        if arguments.takes_over() {
+            let third = arguments.duration() / 3;
+            self.watch(start, third, &workload, cluster).await;
+            let killed = self.disturb(cluster, 0, "kill -9").await?;
+            self.watch(start, third * 2, &workload, cluster).await;
+            let stopped = self.disturb(cluster, killed.leader.token, "SIGTERM").await?;
+            self.watch(start, arguments.duration(), &workload, cluster).await;
+            let exit = cluster.replicas()[stopped.leader.replica].wait(EXIT_LIMIT).await;
+            exits.push(exit.context("the replica that SIGTERM was sent to")?);
+            faults = Some((killed, stopped));
+        } else {
+            self.watch(start, arguments.duration(), &workload, cluster).await;
+        }
         let writes = workload.stop().await;
         self.progress.say("No more changes; waiting for the last events.");
         self.drain(writes.committed()).await;
         self.progress.end();
-        let others = stop_all(cluster).await?;
+        exits.extend(stop_all(cluster).await?);
         let deliveries = self.receiver.deliveries();
         Ok(Summary {
             report: check(&writes, &deliveries),
-            takeover_after_kill: takeover(&deliveries, killed.at),
-            takeover_after_stop: takeover(&deliveries, stopped.at),
-            exits: std::iter::once(exit).chain(others).map(describe).collect(),
+            takeovers: faults.map(|(killed, stopped)| Takeovers {
+                after_kill: takeover(&deliveries, killed.at),
+                after_stop: takeover(&deliveries, stopped.at),
+            }),
+            exits: exits.into_iter().map(describe).collect(),
         })
     }
 
@@ -133,16 +156,22 @@ impl Stage {
     }
 }
 
-fn start(arguments: &Arguments, database: &Database, pipeline: String) -> Result<Cluster> {
-    let environment = vec![
+fn start(
+    arguments: &Arguments,
+    database: &Database,
+    etcd: Option<&EtcdServer>,
+    pipeline: String,
+) -> Result<Cluster> {
+    let mut environment = vec![
         ("DATABASE_URL".to_owned(), database.url()),
         // The receiver is on this machine, whatever proxy the shell is set up for.
         ("NO_PROXY".to_owned(), "127.0.0.1".to_owned()),
     ];
+    environment.extend(etcd.map(|etcd| ("LOCK_URL".to_owned(), etcd.url())));
     let program = arguments.dapper.clone();
     let mut cluster = Cluster::new(ClusterOptions { program, pipeline, environment })
         .context("cannot write the pipeline file")?;
-    for _ in 0..arguments.replicas {
+    for _ in 0..arguments.replica_count() {
         cluster.start_replica().with_context(|| format!("cannot run {}", arguments.dapper.display()))?;
     }
     Ok(cluster)
@@ -187,9 +216,15 @@ fn describe(status: ExitStatus) -> String {
     status.code().map_or_else(|| status.to_string(), |code| code.to_string())
 }
 
-fn pipeline(url: &str) -> String {
+fn pipeline(backend: Backend, url: &str) -> String {
+    let lock = match backend {
+        Backend::Postgres => "",
+        // A killed holder is followed when its time to live has passed: so that the demo need not be long.
+        Backend::Etcd => "[lock]\nbackend = \"etcd\"\nconnection_string = \"${LOCK_URL}\"\nttl = \"3s\"\n\n",
+        Backend::Memory => "[lock]\nbackend = \"memory\"\n\n",
+    };
     format!(
-        r#"[[inputs]]
+        r#"{lock}[[inputs]]
 name = "demo-input"
 type = "postgres"
 connection_string = "${{DATABASE_URL}}"

@@ -10,10 +10,17 @@ use dapper_testkit::history::Report;
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
     pub(crate) report: Report,
-    pub(crate) takeover_after_kill: Option<Duration>,
-    pub(crate) takeover_after_stop: Option<Duration>,
+    /// Where leaders were killed and stopped.
+    pub(crate) takeovers: Option<Takeovers>,
     /// The exit codes of the replicas that were asked to stop.
     pub(crate) exits: Vec<String>,
+}
+
+/// How long it took until another replica's first event; `None` when there was none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Takeovers {
+    pub(crate) after_kill: Option<Duration>,
+    pub(crate) after_stop: Option<Duration>,
 }
 
 impl Summary {
@@ -51,13 +58,15 @@ impl Summary {
                 format!("{} / {}", report.repeats_marked, report.repeats_unmarked),
             ),
             ("out of order per key", report.out_of_order.to_string()),
-            ("takeover after kill -9", milliseconds(self.takeover_after_kill)),
-            ("takeover after SIGTERM", milliseconds(self.takeover_after_stop)),
-            ("exit codes after SIGTERM", self.exits.join(", ")),
         ];
         for (name, value) in rows {
             table.add_row([name, &value]);
         }
+        if let Some(takeovers) = self.takeovers {
+            table.add_row(["takeover after kill -9", &milliseconds(takeovers.after_kill)]);
+            table.add_row(["takeover after SIGTERM", &milliseconds(takeovers.after_stop)]);
+        }
+        table.add_row(["exit codes after SIGTERM", &self.exits.join(", ")]);
         // Whatever else went wrong gets a row only then.
         for (name, count) in [
             ("one event id, two events", report.conflicting),
@@ -78,6 +87,7 @@ impl Summary {
     fn json(&self) -> serde_json::Value {
         let report = &self.report;
         let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
+        let takeovers = self.takeovers.unwrap_or_default();
         serde_json::json!({
             "good": self.is_good(),
             "committed": report.committed,
@@ -92,8 +102,8 @@ impl Summary {
             "conflicting": report.conflicting,
             "malformed": report.malformed,
             "failed_statements": report.failed_statements,
-            "takeover_after_kill_s": seconds(self.takeover_after_kill),
-            "takeover_after_stop_s": seconds(self.takeover_after_stop),
+            "takeover_after_kill_s": seconds(takeovers.after_kill),
+            "takeover_after_stop_s": seconds(takeovers.after_stop),
             "exit_codes": self.exits,
             "findings": report.findings,
         })
@@ -118,8 +128,7 @@ mod tests {
         };
         Summary {
             report,
-            takeover_after_kill: Some(Duration::from_micros(81_900)),
-            takeover_after_stop: None,
+            takeovers: Some(Takeovers { after_kill: Some(Duration::from_micros(81_900)), after_stop: None }),
             exits: vec!["0".to_owned(), "0".to_owned()],
         }
     }
@@ -135,6 +144,8 @@ mod tests {
         ] {
             assert!(text.contains(row), "{text}");
         }
+        let text = Summary { takeovers: None, ..summary() }.table().to_string();
+        assert!(!text.contains("takeover") && text.contains("exit codes"), "{text}");
     }
 
     #[test]

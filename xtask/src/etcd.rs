@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_package_that_is_not_built_by_default_is_named_and_so_is_this_one_when_it_is() {
-        let member = |name: &str, is_default| Member { name: name.to_owned(), is_default, ..Member::default() };
+        let member =
+            |name: &str, is_default| Member { name: name.to_owned(), is_default, ..Member::default() };
         let mut workspace = Workspace { members: vec![member("a", true), member(PACKAGE, false)] };
         assert_eq!(violations(&workspace), Vec::<String>::new());
         workspace.members.iter_mut().for_each(|member| member.is_default = !member.is_default);

@@ -42,7 +42,7 @@ pub(crate) fn validate(loaded: &Loaded) -> Result<(), Problem> {
     lease_config(loaded)?;
     match (lock.backend, &lock.connection_string) {
         (Backend::Etcd, address) => {
-            etcd::validate(address.as_ref()).map_err(|(key, reason)| loaded.problem(line(key), reason))?
+            etcd::validate(address.as_ref()).map_err(|(key, reason)| loaded.problem(line(key), reason))?;
         }
         (_, Some(text)) => {
             ConnectionString::parse(text)

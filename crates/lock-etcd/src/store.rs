@@ -10,7 +10,7 @@ use dapper_lock::{HeldBy, HolderId, LockError, LockStore, Renewal, Resource, Sto
 use etcd_client::{EventType, GetResponse};
 use tokio::runtime::{self, Handle};
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{sleep, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::connection::{Connection, Deadline};
@@ -201,18 +201,18 @@ impl Inner {
     }
 
     async fn wait(&self, resource: &Resource, limit: Duration) -> Result<()> {
-        let (deadline, end) = (Deadline::after(limit.min(ORDINARY)), Instant::now() + limit);
         let key = self.keys.lease(resource);
-        let (connection, found) = self.read(&key, deadline).await?;
-        if found.kvs().is_empty() {
-            return Ok(());
-        }
         let gone = async {
+            let deadline = Deadline::after(ORDINARY);
+            let (connection, found) = self.read(&key, deadline).await?;
+            if found.kvs().is_empty() {
+                return Ok(());
+            }
             let mut watch = Watch::from(&connection, &key, &found, deadline).await?;
             watch.until_changed(|event| event.event_type() == EventType::Delete).await
         };
         // When the time is up, a try may be worth it just as well.
-        timeout_at(end, gone).await.unwrap_or(Ok(()))
+        timeout(limit, gone).await.unwrap_or(Ok(()))
     }
 
     /// Returns when the key is no longer that of this very term. An error says nothing about that.

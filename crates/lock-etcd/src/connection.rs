@@ -58,8 +58,7 @@ impl Connection {
             .with_keep_alive(PING_EVERY, PING_LIMIT)
             .with_keep_alive_while_idle(false)
             // A member that has lost the others says so, and ends its watches.
-            .with_require_leader(true)
-            .with_auto_token_refresh(true);
+            .with_require_leader(true);
         if endpoint.is_tls() {
             let tls = TlsOptions::new();
             connect = connect.with_tls(match &options.tls_roots[..] {

@@ -8,7 +8,8 @@ use dapper_testkit::EtcdOptions;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{
-    AT_ONCE, Bed, LATE, Proxy, SHORT, TTL, acquire, chain, granted, manager, resource, until, waiting,
+    ANSWER_DELAY, AT_ONCE, Bed, LATE, Proxy, SHORT, TTL, acquire, chain, granted, manager, resource, until,
+    waiting,
 };
 
 #[tokio::test]
@@ -108,6 +109,19 @@ async fn a_grant_whose_connection_is_cut_is_given_back() {
     until("given back", async || direct.holder(&resource()).await.unwrap().is_none()).await;
     assert!(start.elapsed() < SHORT * 2, "{:?}", start.elapsed());
     granted(&store, holder, TTL).await;
+}
+
+#[tokio::test]
+async fn a_renewal_counts_only_if_the_term_is_there_after_it() {
+    let bed = Bed::shared();
+    let proxy = Proxy::before(&bed).await;
+    let (store, mut client) = (bed.store_at(&proxy.url()), bed.client().await);
+    let term = granted(&store, HolderId::random(), TTL).await;
+    let renewing = tokio::spawn(async move { store.renew(&term, TTL).await });
+    // It has read the key, or soon will; several answers, each as late, are to come before it looks again.
+    sleep(ANSWER_DELAY * 3 / 2).await;
+    client.delete(bed.key(), None).await.unwrap();
+    assert_eq!(renewing.await.unwrap().unwrap(), Renewal::NotHolder);
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+//! Tokens only ever grow.
+
+use std::time::Duration;
+
+use dapper_lock::{HolderId, LeaseConfig, LockManager, Term};
+use tokio::time::{Instant, timeout};
+
+use crate::cancel::cancel_after;
+use crate::case::{Stage, Stop, Verdict, ensure};
+use crate::client::{LONG, SOON, resource};
+
+const ROUNDS: usize = 3;
+
+pub(crate) async fn a_free_resource_is_granted(stage: Stage) -> Verdict {
+    let (one, two) = stage.open_two().await?;
+    let resource = resource("orders")?;
+    let found = one.holder(&resource).await?;
+    ensure!(found.is_none(), "nobody has ever held {resource:?}, and holder says {found:?}");
+    let term = one.grant(&resource, HolderId::random(), LONG).await?;
+    two.holds(&term, "it was granted through another handle").await.map(drop)
+}
+
+pub(crate) async fn tokens_grow_with_each_release(stage: Stage) -> Verdict {
+    let (one, two) = stage.open_two().await?;
+    let resource = resource("orders")?;
+    let mut last = None;
+    for round in 0..2 * ROUNDS {
+        // The same holder and others, the same handle and others.
+        let client = if round % 2 == 0 { &one } else { &two };
+        let term = client.grant(&resource, HolderId::random(), LONG).await?;
+        grows(&mut last, &term, "an earlier grant that was released")?;
+        client.release(&term).await?;
+        let again = client.grant(&resource, term.holder, LONG).await?;
+        grows(&mut last, &again, "an earlier grant of the same holder that was released")?;
+        client.release(&again).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn tokens_grow_with_each_expiry(stage: Stage) -> Verdict {
+    let (one, two) = stage.open_two().await?;
+    let resource = resource("orders")?;
+    let (ttl, mut last) = (stage.short(), None);
+    for client in [&one, &two, &one] {
+        let deadline = Instant::now() + stage.latest(ttl);
+        let why = "the last term was short";
+        let term = client.granted_by(&resource, HolderId::random(), ttl, deadline, why).await?;
+        grows(&mut last, &term, "an earlier grant that ran out")?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn tokens_grow_over_grants_that_nobody_received(stage: Stage) -> Verdict {
+    let (one, two) = stage.open_two().await?;
+    let resource = resource("orders")?;
+    let (ttl, mut last) = (stage.short(), None);
+    for polls in 0..2 * ROUNDS {
+        let holder = HolderId::random();
+        let unreceived = one.store.try_acquire(&resource, &holder, ttl);
+        let received = cancel_after(unreceived, polls, Duration::from_millis(20)).await;
+        let seen = two.holder(&resource).await?.filter(|by| by.holder == holder);
+        if let Some(by) = &seen {
+            let term = Term { resource: resource.clone(), holder, token: by.token };
+            grows(&mut last, &term, "an earlier grant that nobody may have received")?;
+        }
+        let deadline = Instant::now() + stage.latest(ttl);
+        let why = "a grant that nobody received is over";
+        let term = two.granted_by(&resource, HolderId::random(), LONG, deadline, why).await?;
+        grows(&mut last, &term, "an earlier grant that nobody may have received")?;
+        two.release(&term).await?;
+        if received.is_some() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn tokens_grow_across_a_restart(stage: Stage) -> Verdict {
+    let one = stage.open().await?;
+    let (resource, mut last) = (resource("orders")?, None);
+    for _ in 0..2 {
+        for _ in 0..ROUNDS {
+            let term = one.grant(&resource, HolderId::random(), LONG).await?;
+            grows(&mut last, &term, "an earlier grant")?;
+            one.release(&term).await?;
+        }
+        stage.harness.restart().await?;
+        let two = stage.open().await?;
+        let deadline = Instant::now() + SOON * 5;
+        let why = "it was released before the restart";
+        let term = two.granted_by(&resource, HolderId::random(), LONG, deadline, why).await?;
+        grows(&mut last, &term, "a grant from before a restart of the store")?;
+        two.release(&term).await?;
+        // The old handle comes back to itself, too.
+        let term = one.granted_by(&resource, HolderId::random(), LONG, deadline, why).await?;
+        grows(&mut last, &term, "a grant from before a restart of the store")?;
+        one.release(&term).await?;
+    }
+    Ok(())
+}
+
+/// A manager that has seen a token accepts no lower one, whatever the store says.
+pub(crate) async fn a_store_that_was_set_back_is_refused(stage: Stage) -> Verdict {
+    let one = stage.open().await?;
+    let resource = resource("orders")?;
+    let config = LeaseConfig::from_ttl(LONG).map_err(|error| Stop::Failed(error.to_string()))?;
+    let manager = LockManager::new(one.store, config);
+    let mut highest = None;
+    for round in 0..ROUNDS {
+        let lease = manager.acquire(&resource).await.map_err(|error| Stop::Failed(error.to_string()))?;
+        highest = Some(lease.token());
+        lease.release().await.map_err(|error| Stop::Failed(error.to_string()))?;
+        if round == 0 {
+            stage.harness.back_up().await?;
+        }
+    }
+    stage.harness.restore().await?;
+    let limit = SOON * 10;
+    match timeout(limit, manager.acquire(&resource)).await {
+        Err(_) => Err(Stop::Failed(format!(
+            "a manager's acquire neither failed nor was granted within {limit:?} after a backup was restored \
+             in which nobody holds {resource:?}"
+        ))),
+        Ok(Err(_)) => Ok(()),
+        Ok(Ok(lease)) => {
+            let token = lease.token();
+            ensure!(
+                Some(token) > highest,
+                "a manager that had seen token {highest:?} accepted token {token} after a backup was restored"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Remembers the term's token, which must be higher than the last one.
+fn grows(last: &mut Option<Term>, term: &Term, what: &str) -> Verdict {
+    if let Some(last) = last {
+        let (token, before) = (term.token, last.token);
+        ensure!(token > before, "a grant has token {token}, which is not above token {before} of {what}");
+    }
+    *last = Some(term.clone());
+    Ok(())
+}

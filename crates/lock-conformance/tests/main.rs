@@ -1,0 +1,3 @@
+//! The suite on the store in memory.
+
+mod memory;

@@ -5,6 +5,7 @@ pub(crate) mod exclusion;
 pub(crate) mod identity;
 pub(crate) mod names;
 pub(crate) mod replies;
+pub(crate) mod restored;
 pub(crate) mod telling;
 pub(crate) mod terms;
 pub(crate) mod time;

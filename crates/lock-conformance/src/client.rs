@@ -97,6 +97,7 @@ impl Client {
         holder: HolderId,
         ttl: Duration,
         limit: Duration,
+        why: &str,
     ) -> Verdict<Term> {
         let deadline = Instant::now() + limit;
         loop {
@@ -106,7 +107,10 @@ impl Client {
                 }
                 Ok(TryAcquire::Held(by)) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    ensure!(!left.is_zero(), "{resource:?} was not granted within {limit:?}: {by:?}");
+                    ensure!(
+                        !left.is_zero(),
+                        "trying and waiting in turns did not get {resource:?} within {limit:?}, although {why}: {by:?}"
+                    );
                     self.wait(resource, &holder, by.remaining.min(left)).await?;
                 }
                 Err(error) if error.is_transient() && Instant::now() < deadline => {}

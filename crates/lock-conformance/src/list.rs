@@ -18,7 +18,7 @@ macro_rules! __for_each_case {
             tokens::tokens_grow_with_each_expiry => "Tokens grow" [],
             tokens::tokens_grow_over_grants_that_nobody_received => "Tokens grow" [],
             tokens::tokens_grow_across_a_restart => "Tokens grow" [restart],
-            tokens::a_store_that_was_set_back_is_refused => "Tokens grow" [restore],
+            restored::a_store_that_was_set_back_is_refused => "Tokens grow" [restore],
             exclusion::one_of_many_is_granted => "One holder" [],
             exclusion::many_tasks_count_without_losing_one => "One holder" [],
             exclusion::many_processes_count_without_losing_one => "One holder" [processes],

@@ -103,7 +103,9 @@ async fn count(store: Arc<dyn LockStore>, counter: &Path) -> Verdict {
     let (client, holder) = (Client { store }, HolderId::random());
     let resource = resource(RESOURCE)?;
     for _ in 0..ROUNDS {
-        let term = client.granted_after_wait(&resource, holder, LONG, LIMIT).await?;
+        let term = client
+            .granted_after_wait(&resource, holder, LONG, LIMIT, "each holds it for a moment only")
+            .await?;
         let seen = read(counter)?;
         sleep(Duration::from_millis(1)).await;
         write(counter, seen + 1)?;

@@ -171,7 +171,8 @@ pub(crate) async fn a_cancelled_wait_leaves_nothing_behind(stage: Stage) -> Verd
             let wait = cancel_after(dropped.store.wait(&resource, &gone, SOON * 10), polls, linger);
             // It has come to its end, or to where it rests: there are no more points to drop it at.
             let is_last = timeout(AT_REST, wait).await.map_or(true, |ended| ended.is_some());
-            let waiter = next.granted_after_wait(&resource, HolderId::random(), LONG, SOON * 5);
+            let waiter =
+                next.granted_after_wait(&resource, HolderId::random(), LONG, SOON * 5, "it was released");
             let release = async {
                 tokio::time::sleep(AT_REST).await;
                 one.release(&term).await.map(|()| Instant::now())

@@ -49,7 +49,9 @@ pub(crate) async fn many_tasks_count_without_losing_one(stage: Stage) -> Verdict
         tokio::spawn(async move {
             let holder = HolderId::random();
             for _ in 0..ROUNDS {
-                let term = client.granted_after_wait(&resource, holder, LONG, LONG).await?;
+                let term = client
+                    .granted_after_wait(&resource, holder, LONG, LONG, "each holds it for a moment only")
+                    .await?;
                 // Reading and writing apart: a second holder in between makes one of them lose a count.
                 let seen = counter.load(Ordering::SeqCst);
                 tokens.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(term.token);

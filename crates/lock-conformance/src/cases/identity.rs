@@ -1,6 +1,6 @@
 //! Which store it is.
 
-use dapper_lock::HolderId;
+use dapper_lock::{HolderId, StoreId};
 
 use crate::case::{Stage, Verdict, ensure};
 use crate::client::{Client, LONG, SOON, resource};
@@ -15,6 +15,11 @@ pub(crate) async fn a_store_has_one_identity(stage: Stage) -> Verdict {
         let other = client.store_id().await?;
         ensure!(id == other, "the identity of the store was {id} and is {other} {when}");
     }
+    let lives_on = stage.harness.address().is_ok();
+    ensure!(
+        id != StoreId::EPHEMERAL || !lives_on,
+        "the store serves several processes, and has the identity of one that lives and dies with its own"
+    );
     Ok(())
 }
 
@@ -22,13 +27,17 @@ pub(crate) async fn two_stores_have_two_identities(stage: Stage) -> Verdict {
     let another = stage.another().await?;
     let (one, two) = (stage.open().await?, Client { store: another.open().await? });
     let (id, other) = (one.store_id().await?, two.store_id().await?);
-    ensure!(id != other, "two stores have the same identity {id}");
+    ensure!(id != other || id == StoreId::EPHEMERAL, "two stores have the same identity {id}");
     Ok(())
 }
 
 pub(crate) async fn the_identity_survives_a_restart(stage: Stage) -> Verdict {
     let one = stage.open().await?;
     let id = one.store_id().await?;
+    ensure!(
+        id != StoreId::EPHEMERAL,
+        "the store outlives its process, and its identity says that it does not"
+    );
     let term = one.grant(&resource("orders")?, HolderId::random(), LONG).await?;
     one.release(&term).await?;
     stage.harness.restart().await?;
@@ -37,7 +46,7 @@ pub(crate) async fn the_identity_survives_a_restart(stage: Stage) -> Verdict {
     let after = loop {
         match two.store_id().await {
             Err(_) if tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(crate::client::PAUSE).await
+                tokio::time::sleep(crate::client::PAUSE).await;
             }
             answer => break answer?,
         }

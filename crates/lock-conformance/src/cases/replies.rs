@@ -2,7 +2,7 @@
 
 use dapper_lock::{HolderId, LockError, Term, TryAcquire};
 use futures::future::BoxFuture;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::cancel::poll;
 use crate::case::{Stage, Verdict, ensure};
@@ -56,6 +56,7 @@ pub(crate) async fn a_late_reply_grants_nothing_twice(stage: Stage) -> Verdict {
         }
         held_up.push(HeldUp { resource, holder, handle, reply });
     }
+    sleep(ttl).await;
     let mut next = Vec::new();
     for HeldUp { resource, .. } in &held_up {
         let deadline = Instant::now() + stage.latest(ttl);

@@ -33,7 +33,9 @@ pub(crate) async fn a_release_wakes_who_waits(stage: Stage) -> Verdict {
         let waiter = |client: crate::client::Client| {
             let resource = resource.clone();
             async move {
-                let term = client.granted_after_wait(&resource, HolderId::random(), LONG, SOON * 10).await?;
+                let why = "it was released while this waited";
+                let term =
+                    client.granted_after_wait(&resource, HolderId::random(), LONG, SOON * 10, why).await?;
                 let granted = Instant::now();
                 client.release(&term).await?;
                 Ok(granted)

@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
 mod check;
+mod conformance;
 mod demo;
 mod fix;
 mod headings;
@@ -33,6 +34,7 @@ enum Command {
     Demo(demo::Demo),
     Test(test::Test),
     Check(check::Check),
+    Conformance(conformance::Conformance),
     Fix(fix::Fix),
     Ci(Ci),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
+        Command::Conformance(conformance) => conformance.run(),
         Command::Fix(fix) => fix.run(),
         Command::Ci(Ci {}) => check::Check {}.run().and_then(|()| test::Test::default().run()),
     };

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::example::cargo_example;
 use crate::steps::{Steps, cargo, root, run};
 use crate::{headings, layering, metadata};
 
@@ -9,7 +10,7 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 
 /// Check everything that needs no database, and change nothing.
 ///
-/// Formatting; clippy with warnings as errors; which crate may depend on which; the headings of docs/architecture.md
+/// Formatting; clippy with warnings as errors; both of the example crate in docs/examples, too; which crate may depend on which; the headings of docs/architecture.md
 /// against the crates; documentation with warnings as errors; licences, bans and sources by cargo-deny, if that is
 /// installed. All run, even after one has failed.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,11 @@ impl Check {
             let arguments =
                 ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
             run(&cargo(arguments), "cargo clippy")
+        });
+        steps.step("example", || {
+            run(&cargo_example("fmt", &["--", "--check"])?, "cargo fmt of the example")?;
+            let clippy = cargo_example("clippy", &["--all-targets", "--", "-D", "warnings"])?;
+            run(&clippy, "cargo clippy of the example")
         });
         steps.step("doc", || {
             let doc = cargo(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");

@@ -3,6 +3,7 @@
 mod check;
 mod conformance;
 mod demo;
+mod example;
 mod fix;
 mod headings;
 mod layering;

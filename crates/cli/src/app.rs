@@ -110,3 +110,127 @@ impl fmt::Debug for App {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use dapper_core::{CancellationToken, Event, EventSink, Operation, ProcessStatus};
+    use dapper_lock::MemoryStore;
+    use tokio::sync::mpsc;
+
+    use crate::assembly::{Limits, Loaded};
+    use crate::locks::LockConfigError;
+    use crate::pipeline::{Source, read};
+
+    const PIPELINE: &str = "[lock]\nbackend = \"mine\"\nplace = \"here\"\n\
+        [[inputs]]\nname = \"once-input\"\ntype = \"once\"\nid = \"42\"\n\
+        [[processes]]\nname = \"tell\"\ntype = \"channel\"\n\
+        [[links]]\ninput = \"once-input\"\nprocess = \"tell\"\n";
+
+    /// An input with one event.
+    struct Once(InputConfig);
+
+    #[async_trait]
+    impl Input for Once {
+        fn id(&self) -> &str {
+            &self.0.name
+        }
+        async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
+            let id = self.0.options["id"].as_str().unwrap_or_default();
+            let event = Event::new("orders", Operation::Create, id, self.id());
+            let receipt = sink.send_events(vec![event]).await;
+            stop.cancelled().await;
+            drop(receipt);
+            Ok(())
+        }
+    }
+
+    /// A process that passes events on.
+    struct Channel(mpsc::UnboundedSender<String>);
+
+    #[async_trait]
+    impl Process for Channel {
+        fn id(&self) -> &str {
+            "tell"
+        }
+        async fn run(&self, event: &Event) -> Result<ProcessStatus, ProcessError> {
+            let _ = self.0.send(event.to_json());
+            Ok(ProcessStatus::success("told"))
+        }
+    }
+
+    fn app(told: mpsc::UnboundedSender<String>) -> App {
+        let locks = LockBackend::new(&["place"], |config| match config.required_text("place")? {
+            "here" => Ok(Arc::new(MemoryStore::new())),
+            other => Err(LockConfigError::new("place", format!("there is no place {other:?}"))),
+        });
+        App::new()
+            .lock_backend("mine", locks)
+            .input("once", &["id"], |config| Box::pin(async { Ok(Arc::new(Once(config)) as Arc<dyn Input>) }))
+            .process("channel", move |_| Ok(Arc::new(Channel(told.clone()))))
+    }
+
+    fn load(app: &App, text: &str) -> Result<Loaded, String> {
+        let source = Source {
+            file: "pipeline.toml",
+            text,
+            lookup: &|_| None,
+            lock_backends: &app.backends.lock_backends(),
+            input_types: &app.backends.input_types(),
+            process_types: &app.backends.process_types(),
+        };
+        let pipeline = read(&source).map_err(|problem| problem.to_string())?;
+        let loaded = Loaded { file: "pipeline.toml".into(), pipeline };
+        app.backends.validate(&loaded).map_err(|problem| problem.to_string())?;
+        Ok(loaded)
+    }
+
+    #[tokio::test]
+    async fn what_is_added_is_named_in_a_file_and_runs() {
+        let (sender, mut told) = mpsc::unbounded_channel();
+        let app = app(sender);
+        let loaded = load(&app, PIPELINE).unwrap();
+        let registry = app.backends.registry(&loaded).unwrap();
+        let inputs = loaded.inputs(&registry).await.unwrap();
+        let limits = Limits { concurrency: 1, drain_deadline: Duration::from_secs(1) };
+        let orchestrator = loaded.orchestrator(&registry, inputs, limits).unwrap();
+        let stop = CancellationToken::new();
+        let running = orchestrator.run(stop.clone());
+        let (ran, event) = tokio::join!(running, async {
+            let event = told.recv().await;
+            stop.cancel();
+            event
+        });
+        ran.unwrap();
+        let event = event.unwrap();
+        assert!(event.contains(r#""id":"42","trigger":"once-input""#), "{event}");
+    }
+
+    #[test]
+    fn mistakes_in_what_is_added_are_told_like_all_others() {
+        let app = app(mpsc::unbounded_channel().0);
+        let said = |from: &str, to: &str| load(&app, &PIPELINE.replace(from, to)).map(|_| ()).unwrap_err();
+        assert_eq!(said("\"here\"", "\"there\""), "pipeline.toml:3: there is no place \"there\"");
+        assert_eq!(
+            said("\"mine\"", "\"mime\""),
+            "pipeline.toml:2: unknown lock backend \"mime\"; did you mean \"mine\"?"
+        );
+        assert_eq!(
+            said("\"once\"", "\"ounce\""),
+            "pipeline.toml:6: unknown type of input \"ounce\"; did you mean \"once\"?"
+        );
+        assert_eq!(
+            said("\"channel\"", "\"chanel\""),
+            "pipeline.toml:10: unknown type of process \"chanel\"; did you mean \"channel\"?"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "there is a type of process \"webhook\" already")]
+    fn what_is_built_in_is_not_replaced_by_mistake() {
+        let _ = App::new().process("webhook", |_| unreachable!());
+    }
+}

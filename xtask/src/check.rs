@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
+use crate::example::cargo_example;
 use crate::steps::{Steps, cargo, root, run};
 use crate::{etcd, headings, layering, metadata};
 
@@ -9,7 +10,8 @@ const ARCHITECTURE: &str = "docs/architecture.md";
 
 /// Check everything that needs no database, and change nothing.
 ///
-/// Formatting; clippy with warnings as errors; which crate may depend on which, and which are built by default; the headings of docs/architecture.md
+/// Formatting; clippy with warnings as errors; both of the example crate in docs/examples, too; which crate may depend
+/// on which, and which are built by default; the headings of docs/architecture.md
 /// against the crates; documentation with warnings as errors; licences, bans and sources by cargo-deny, if that is
 /// installed. All run, even after one has failed. Without protoc, what needs it is left out, and named at the end.
 #[derive(Debug, clap::Args)]
@@ -26,6 +28,11 @@ impl Check {
             let arguments = ["clippy", "--all-targets"].map(str::to_owned).into_iter().chain(everything);
             let lints = ["--", "-D", "warnings"].map(str::to_owned);
             run(&cargo(arguments.chain(lints)), "cargo clippy")
+        });
+        steps.step("example", || {
+            run(&cargo_example("fmt", &["--", "--check"])?, "cargo fmt of the example")?;
+            let clippy = cargo_example("clippy", &["--all-targets", "--", "-D", "warnings"])?;
+            run(&clippy, "cargo clippy of the example")
         });
         steps.step("doc", || {
             let everything = etcd::everything(&metadata::load()?);

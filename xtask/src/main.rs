@@ -1,12 +1,14 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
 mod check;
+mod conformance;
 mod demo;
 mod etcd;
 // The testkit's own files, so that what counts as a local server, and how a missing one is installed, is written once; a
 // dependency is not wanted here.
 #[path = "../../crates/testkit/src/etcd/binary.rs"]
 mod etcd_binary;
+mod example;
 mod fix;
 mod headings;
 mod layering;
@@ -40,6 +42,7 @@ enum Command {
     Demo(demo::Demo),
     Test(test::Test),
     Check(check::Check),
+    Conformance(conformance::Conformance),
     Fix(fix::Fix),
     Ci(Ci),
 }
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
+        Command::Conformance(conformance) => conformance.run(),
         Command::Fix(fix) => fix.run(),
         Command::Ci(Ci {}) => check::Check {}.run().and_then(|()| test::Test::default().run()),
     };

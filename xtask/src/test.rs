@@ -5,14 +5,17 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use duct::Expression;
 
+use crate::example::cargo_example;
 use crate::steps::{Steps, cargo};
 use crate::{etcd, postgres_binaries};
 
 /// Run all tests of the workspace, examples in the documentation included, with a PostgreSQL.
 ///
-/// Where there is no etcd its tests are left out, and named at the end. Fails when no test ran at all. `cargo xtask test -p dapper-core` runs one crate's; what follows `--` goes to the
-/// test programs, such as a part of a test's name.
+/// Where there is no etcd its tests are left out, and named at the end. The tests of the example crate in docs/examples
+/// come last. Fails when no test ran at all. `cargo xtask test -p dapper-core` runs one crate's; what follows `--` goes to
+/// the test programs, such as a part of a test's name.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct Test {
     /// Only this package (may be given more than once)
@@ -41,6 +44,11 @@ impl Test {
                 Ok(()) => steps.step("test of etcd", || self.test_etcd(&mut total)),
                 Err(reason) => steps.skip("test of etcd", &reason),
             }
+            steps.step("test of the example", || {
+                let more = self.arguments.iter().map(String::as_str);
+                let all: Vec<&str> = ["--no-fail-fast", "--"].into_iter().chain(more).collect();
+                run_tests(&cargo_example("test", &all)?, &mut total).map(drop)
+            });
         }
         let Tally { passed, failed, ignored } = total;
         eprintln!("{passed} tests passed, {failed} failed, {ignored} ignored");
@@ -85,8 +93,12 @@ impl Test {
 fn cargo_test(arguments: &[&str], more: &[String], total: &mut Tally) -> Result<Tally> {
     let more = more.iter().map(String::as_str);
     let arguments = ["test", "--no-fail-fast"].iter().chain(arguments).copied().chain(["--"]).chain(more);
+    run_tests(&cargo(arguments), total)
+}
+
+fn run_tests(cargo_test: &Expression, total: &mut Tally) -> Result<Tally> {
     // An error of the program comes out of the reader, at the end of the output.
-    let reader = cargo(arguments).unchecked().reader().context("cannot run cargo test")?;
+    let reader = cargo_test.unchecked().reader().context("cannot run cargo test")?;
     let mut tally = Tally::default();
     let mut out = std::io::stdout();
     for line in BufReader::new(&reader).split(b'\n') {

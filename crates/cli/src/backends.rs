@@ -1,30 +1,50 @@
-//! The concrete inputs, processes and lock stores that this binary has. No other module names one.
+//! The concrete inputs, processes and lock stores that there are. No other module names one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use dapper_core::{Input, InputConfig, Registry};
-use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
+use dapper_core::{Input, InputConfig, NewInputFunc, NewProcessFunc, Registry};
+use dapper_lock::{LeaseConfig, LockManager, MemoryStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
 use dapper_postgres::{ConnectionString, Names, PostgresError, PostgresInput};
+use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
 
 use crate::assembly::Loaded;
 use crate::etcd;
-use crate::pipeline::{Backend, CONNECTION_STRING, InputSection, Pipeline, Problem, ProcessSection};
+use crate::locks::{LockBackend, LockConfig, LockConfigError, ProbeError};
+use crate::pipeline::{CONNECTION_STRING, InputSection, LockSection, Pipeline, Problem, ProcessSection};
 
 const POSTGRES: &str = "postgres";
+const MEMORY: &str = "memory";
 
-/// The types of inputs, each with its keys besides those of every input.
-pub(crate) const INPUT_TYPES: [(&str, &[&str]); 1] = [(POSTGRES, &dapper_postgres::OPTION_KEYS)];
-/// The types of processes.
-pub(crate) const PROCESS_TYPES: [&str; 2] = ["log", dapper_webhook::KIND];
+/// The keys of an input of type `postgres`, besides those of every input.
+const POSTGRES_KEYS: [&str; dapper_postgres::OPTION_KEYS.len() + 1] = {
+    let mut keys = [CONNECTION_STRING; dapper_postgres::OPTION_KEYS.len() + 1];
+    let mut index = 0;
+    while index < dapper_postgres::OPTION_KEYS.len() {
+        keys[index + 1] = dapper_postgres::OPTION_KEYS[index];
+        index += 1;
+    }
+    keys
+};
 
 /// How long reaching a process's address may take.
 const REACH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Everything that a pipeline file can name: what is built in, and what a program adds.
+#[derive(Default)]
+pub(crate) struct Backends {
+    /// Lock backends by name.
+    pub(crate) locks: Vec<(&'static str, LockBackend)>,
+    /// Types of inputs that a program adds, each with its keys.
+    pub(crate) inputs: Vec<(&'static str, &'static [&'static str], NewInputFunc)>,
+    /// Types of processes that a program adds.
+    pub(crate) processes: Vec<(&'static str, NewProcessFunc)>,
+}
 
 /// An address that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,88 +55,178 @@ pub(crate) struct Reached {
     pub(crate) server: String,
 }
 
-/// Checks what can be checked without reaching out.
-pub(crate) fn validate(loaded: &Loaded) -> Result<(), Problem> {
-    let lock = &loaded.pipeline.lock;
-    let line = |key: &str| lock.lines.of(Some(key));
-    lease_config(loaded)?;
-    match (lock.backend, &lock.connection_string) {
-        (Backend::Etcd, address) => {
-            etcd::validate(address.as_ref()).map_err(|(key, reason)| loaded.problem(line(key), reason))?;
-        }
-        (_, Some(text)) => {
-            ConnectionString::parse(text)
-                .map_err(|error| loaded.problem(line(CONNECTION_STRING), error.to_string()))?;
-        }
-        (_, None) => {}
+impl Backends {
+    /// What is built in.
+    pub(crate) fn built_in() -> Self {
+        let locks = vec![(POSTGRES, postgres_locks()), ("etcd", etcd::backend()), (MEMORY, memory_locks())];
+        Self { locks, ..Self::default() }
     }
-    for section in postgres_inputs(&loaded.pipeline) {
-        dapper_postgres::validate(&section.config)
-            .map_err(|error| loaded.input_problem(section, &error.into_input_error(&section.config.name)))?;
-    }
-    Ok(())
-}
 
-/// The constructors of everything there is. Connects to nothing.
-pub(crate) fn registry(loaded: &Loaded) -> anyhow::Result<Registry> {
-    let locks = Locks::of(loaded)?;
-    let mut registry = Registry::new();
-    dapper_orchestrator::register(&mut registry);
-    dapper_webhook::register(&mut registry);
-    registry.register_input(POSTGRES, move |config| {
-        let locks = locks.clone();
-        Box::pin(async move {
-            let name = config.name.clone();
-            let made = async { PostgresInput::new(config.clone(), locks.manager(&config)?).await };
-            match made.await {
-                Ok(input) => Ok(Arc::new(input) as Arc<dyn Input>),
-                Err(error) => Err(error.into_input_error(&name)),
+    /// The types of inputs, each with its keys besides those of every input.
+    pub(crate) fn input_types(&self) -> Vec<(&'static str, &'static [&'static str])> {
+        let own = self.inputs.iter().map(|(kind, keys, _)| (*kind, *keys));
+        [(POSTGRES, &POSTGRES_KEYS[..])].into_iter().chain(own).collect()
+    }
+
+    /// The types of processes.
+    pub(crate) fn process_types(&self) -> Vec<&'static str> {
+        let own = self.processes.iter().map(|(kind, _)| *kind);
+        ["log", dapper_webhook::KIND].into_iter().chain(own).collect()
+    }
+
+    /// The lock backends, each with its keys besides those of every lock.
+    pub(crate) fn lock_backends(&self) -> Vec<(&'static str, &'static [&'static str])> {
+        self.locks.iter().map(|(name, backend)| (*name, backend.keys)).collect()
+    }
+
+    /// Checks what can be checked without reaching out.
+    pub(crate) fn validate(&self, loaded: &Loaded) -> Result<(), Problem> {
+        let lock = &loaded.pipeline.lock;
+        let made = self.lock(lock).store(&lock.config);
+        made.map_err(|LockConfigError { key, reason }| {
+            loaded.problem(lock.lines.of(key.as_deref()), reason)
+        })?;
+        lease_config(loaded)?;
+        for section in postgres_inputs(&loaded.pipeline) {
+            dapper_postgres::validate(&section.config).map_err(|error| {
+                loaded.input_problem(section, &error.into_input_error(&section.config.name))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The constructors of everything there is. Connects to nothing.
+    pub(crate) fn registry(&self, loaded: &Loaded) -> anyhow::Result<Registry> {
+        let locks = self.leases(loaded)?;
+        let mut registry = Registry::new();
+        dapper_orchestrator::register(&mut registry);
+        dapper_webhook::register(&mut registry);
+        registry.register_input(POSTGRES, move |config| {
+            let locks = locks.clone();
+            Box::pin(async move {
+                let name = config.name.clone();
+                let made = async { PostgresInput::new(config.clone(), locks.manager(&config)?).await };
+                match made.await {
+                    Ok(input) => Ok(Arc::new(input) as Arc<dyn Input>),
+                    Err(error) => Err(error.into_input_error(&name)),
+                }
+            })
+        });
+        for (kind, _, new) in &self.inputs {
+            let new = Arc::clone(new);
+            registry.register_input(*kind, move |config| new(config));
+        }
+        for (kind, new) in &self.processes {
+            let new = Arc::clone(new);
+            registry.register_process(*kind, move |config| new(config));
+        }
+        Ok(registry)
+    }
+
+    /// Tries the addresses of the lock store and of all inputs and processes. Changes nothing.
+    pub(crate) async fn reach(&self, loaded: &Loaded) -> anyhow::Result<Vec<Reached>> {
+        let mut reached: Vec<Reached> = self.reach_lock(loaded).await?.into_iter().collect();
+        for section in postgres_inputs(&loaded.pipeline) {
+            let what = format!("input {:?}", section.config.name);
+            let server = dapper_postgres::probe(&section.config)
+                .await
+                .with_context(|| loaded.problem(section.lines.of(Some(CONNECTION_STRING)), &what))?;
+            reached.push(Reached { what, server: server.to_string() });
+        }
+        for section in &loaded.pipeline.processes {
+            let name = &section.config.name;
+            if let Some(server) = reach_process(section).await.with_context(|| {
+                loaded.problem(section.lines.of(Some(dapper_webhook::URL)), format!("process {name:?}"))
+            })? {
+                reached.push(Reached { what: format!("process {name:?}"), server });
             }
-        })
+        }
+        Ok(reached)
+    }
+
+    /// Tries the address of the lock store, where it has one of its own. Changes nothing.
+    pub(crate) async fn reach_lock(&self, loaded: &Loaded) -> anyhow::Result<Option<Reached>> {
+        let lock = &loaded.pipeline.lock;
+        let server = self.lock(lock).probe(&lock.config).await;
+        let server =
+            server.with_context(|| loaded.problem(lock.lines.of(Some(CONNECTION_STRING)), "lock"))?;
+        Ok(server.map(|server| Reached { what: "lock".into(), server }))
+    }
+
+    /// What stays when all inputs are uninstalled, if anything does.
+    pub(crate) fn remains(&self, pipeline: &Pipeline) -> Option<String> {
+        self.lock(&pipeline.lock).remains(&pipeline.lock.config)
+    }
+
+    /// Where the leases are kept.
+    fn leases(&self, loaded: &Loaded) -> anyhow::Result<Leases> {
+        let (config, lock) = (lease_config(loaded)?, &loaded.pipeline.lock);
+        if are_beside_cursors(lock) {
+            return Ok(Leases::BesideCursors(config));
+        }
+        if lock.backend == MEMORY {
+            tracing::warn!(
+                "the lock backend \"memory\" excludes no other replica: run this pipeline only once"
+            );
+        }
+        let store = self.lock(lock).store(&lock.config)?;
+        Ok(Leases::Shared(Arc::new(LockManager::new(store, config))))
+    }
+
+    fn lock(&self, lock: &LockSection) -> &LockBackend {
+        let found = self.locks.iter().find(|(name, _)| *name == lock.backend);
+        &found.expect("a file that names another backend was refused").1
+    }
+}
+
+/// Whether each input keeps its leases in its own database.
+pub(crate) fn are_beside_cursors(lock: &LockSection) -> bool {
+    lock.backend == POSTGRES && lock.config.value(CONNECTION_STRING).is_none()
+}
+
+fn memory_locks() -> LockBackend {
+    LockBackend::new(&[], |_| Ok(Arc::new(MemoryStore::new())))
+}
+
+fn postgres_locks() -> LockBackend {
+    let locks = LockBackend::new(&[CONNECTION_STRING], |config| {
+        // Without an address each input has a store of its own, and this one is not used.
+        let connection = address(config)?.map(|text| {
+            let wrong = |error: PostgresError| LockConfigError::new(CONNECTION_STRING, error.to_string());
+            ConnectionString::parse(&text).map_err(wrong)
+        });
+        let connection = connection.transpose()?.map(|it| it.config().clone()).unwrap_or_default();
+        Ok(Arc::new(PostgresLockStore::new(connection, PostgresLockOptions::default())))
     });
-    Ok(registry)
+    locks
+        .with_probe(|config| {
+            let text = address(config);
+            Box::pin(async move {
+                let Some(text) = text? else { return Ok(None) };
+                let schema = PostgresLockOptions::default().schema;
+                let connection = ConnectionString::parse(&text)?;
+                let server = dapper_postgres::probe_schema(&connection, schema.as_str()).await?;
+                Ok::<_, ProbeError>(Some(server.to_string()))
+            })
+        })
+        .with_remains(|config| {
+            let schema = config.value(CONNECTION_STRING).map(|_| PostgresLockOptions::default().schema)?;
+            Some(format!(
+                "lock: table {schema}.leases stays, since other pipelines may share it; \
+                 when none does, DROP SCHEMA {schema} CASCADE removes it"
+            ))
+        })
 }
 
-/// Tries the addresses of the lock store and of all inputs and processes. Changes nothing.
-pub(crate) async fn reach(loaded: &Loaded) -> anyhow::Result<Vec<Reached>> {
-    let mut reached: Vec<Reached> = reach_lock(loaded).await?.into_iter().collect();
-    for section in postgres_inputs(&loaded.pipeline) {
-        let what = format!("input {:?}", section.config.name);
-        let server = dapper_postgres::probe(&section.config)
-            .await
-            .with_context(|| loaded.problem(section.lines.of(Some(CONNECTION_STRING)), &what))?;
-        reached.push(Reached { what, server: server.to_string() });
-    }
-    for section in &loaded.pipeline.processes {
-        let name = &section.config.name;
-        if let Some(server) = reach_process(section).await.with_context(|| {
-            loaded.problem(section.lines.of(Some(dapper_webhook::URL)), format!("process {name:?}"))
-        })? {
-            reached.push(Reached { what: format!("process {name:?}"), server });
-        }
-    }
-    Ok(reached)
-}
-
-/// Tries the address of the lock store, where it has one of its own. Changes nothing.
-pub(crate) async fn reach_lock(loaded: &Loaded) -> anyhow::Result<Option<Reached>> {
-    let lock = &loaded.pipeline.lock;
-    let Some(text) = &lock.connection_string else { return Ok(None) };
-    let probe = async {
-        if lock.backend == Backend::Etcd {
-            return etcd::probe(Some(text)).await;
-        }
-        let schema = PostgresLockOptions::default().schema;
-        let server = dapper_postgres::probe_schema(&ConnectionString::parse(text)?, schema.as_str()).await?;
-        Ok(server.to_string())
-    };
-    let server =
-        probe.await.with_context(|| loaded.problem(lock.lines.of(Some(CONNECTION_STRING)), "lock"))?;
-    Ok(Some(Reached { what: "lock".into(), server }))
+fn address(config: &LockConfig) -> Result<Option<SecretString>, LockConfigError> {
+    Ok(config.text(CONNECTION_STRING)?.map(SecretString::from))
 }
 
 /// Removes what the input has installed; says what that was.
 pub(crate) async fn uninstall(section: &InputSection) -> anyhow::Result<String> {
+    if section.config.kind != POSTGRES {
+        return Ok(format!("an input of type {} has nothing installed", section.config.kind));
+    }
     let report = dapper_postgres::uninstall(&section.config).await?;
     let tables = match report.tables.as_slice() {
         [] => "no table had triggers".to_owned(),
@@ -128,21 +238,11 @@ pub(crate) async fn uninstall(section: &InputSection) -> anyhow::Result<String> 
     })
 }
 
-/// What stays when all inputs are uninstalled, if anything does.
-pub(crate) fn remains(pipeline: &Pipeline) -> Option<String> {
-    if pipeline.lock.backend == Backend::Etcd {
-        return Some(etcd::remains());
-    }
-    let is_shared = pipeline.lock.backend == Backend::Postgres && pipeline.lock.connection_string.is_some();
-    let schema = is_shared.then(|| PostgresLockOptions::default().schema)?;
-    Some(format!(
-        "lock: table {schema}.leases stays, since other pipelines may share it; \
-         when none does, DROP SCHEMA {schema} CASCADE removes it"
-    ))
-}
-
 /// Accepts the database that the input leads to as its own; says what will be delivered again.
 pub(crate) async fn rebase(section: &InputSection) -> anyhow::Result<String> {
+    if section.config.kind != POSTGRES {
+        bail!("an input of type {} has no cursor in a database", section.config.kind);
+    }
     let count = dapper_postgres::rebase(&section.config).await?;
     Ok(format!("{count} change sets will be delivered again, marked as possible repeats"))
 }
@@ -155,35 +255,14 @@ fn lease_config(loaded: &Loaded) -> Result<LeaseConfig, Problem> {
 
 /// Where the leases are.
 #[derive(Clone)]
-enum Locks {
+enum Leases {
     /// In one place for all inputs, which the file names. Other pipelines may share it.
     Shared(Arc<LockManager>),
     /// Each input's in its own database and schema: whoever reaches the cursor reaches the lease, and both go together.
     BesideCursors(LeaseConfig),
 }
 
-impl Locks {
-    fn of(loaded: &Loaded) -> anyhow::Result<Self> {
-        let config = lease_config(loaded)?;
-        let lock = &loaded.pipeline.lock;
-        let store: Arc<dyn LockStore> = match (lock.backend, &lock.connection_string) {
-            (Backend::Memory, _) => {
-                tracing::warn!(
-                    "the lock backend \"memory\" excludes no other replica: run this pipeline only once"
-                );
-                Arc::new(MemoryStore::new())
-            }
-            (Backend::Etcd, address) => etcd::store(address.as_ref())?,
-            (Backend::Postgres, None) => return Ok(Self::BesideCursors(config)),
-            (Backend::Postgres, Some(text)) => {
-                let connection = ConnectionString::parse(text)?;
-                let options = PostgresLockOptions::default();
-                Arc::new(PostgresLockStore::new(connection.config().clone(), options))
-            }
-        };
-        Ok(Self::Shared(Arc::new(LockManager::new(store, config))))
-    }
-
+impl Leases {
     fn manager(&self, input: &InputConfig) -> Result<Arc<LockManager>, PostgresError> {
         match self {
             Self::Shared(manager) => Ok(Arc::clone(manager)),
@@ -231,16 +310,19 @@ mod tests {
         let text = "[lock]\nbackend = \"memory\"\n[[inputs]]\nname = \"i\"\ntype = \"postgres\"\n\
                     connection_string = \"host=h\"\n[[processes]]\nname = \"p\"\ntype = \"log\"\n\
                     [[links]]\ninput = \"i\"\nprocess = \"p\"\n";
+        let backends = Backends::built_in();
+        let (inputs, processes) = (backends.input_types(), backends.process_types());
         let source = Source {
             file: "pipeline.toml",
             text,
             lookup: &|_| None,
-            input_types: &INPUT_TYPES,
-            process_types: &PROCESS_TYPES,
+            lock_backends: &backends.lock_backends(),
+            input_types: &inputs,
+            process_types: &processes,
         };
         let loaded = Loaded { file: "pipeline.toml".into(), pipeline: read(&source).unwrap() };
-        let inputs = INPUT_TYPES.map(|(name, _)| name);
-        let expected = format!("Registry {{ inputs: {inputs:?}, processes: {PROCESS_TYPES:?} }}");
-        assert_eq!(format!("{:?}", registry(&loaded).unwrap()), expected);
+        let inputs: Vec<&str> = inputs.iter().map(|(name, _)| *name).collect();
+        let expected = format!("Registry {{ inputs: {inputs:?}, processes: {processes:?} }}");
+        assert_eq!(format!("{:?}", backends.registry(&loaded).unwrap()), expected);
     }
 }

@@ -11,28 +11,28 @@ use anyhow::Context;
 
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
-use crate::backends;
+use crate::backends::{self, Backends};
 use crate::pipeline::{CONNECTION_STRING, Source, read};
 use crate::stop;
 
-pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result<()> {
     match command {
-        Command::Run(arguments) => run_pipeline(arguments).await,
-        Command::Check(arguments) => check::check(&arguments).await,
-        Command::Uninstall(arguments) => uninstall(&arguments).await,
-        Command::Rebase(arguments) => rebase(&arguments).await,
+        Command::Run(arguments) => run_pipeline(arguments, backends).await,
+        Command::Check(arguments) => check::check(&arguments, backends).await,
+        Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
+        Command::Rebase(arguments) => rebase(&arguments, backends).await,
     }
 }
 
-async fn run_pipeline(arguments: Run) -> anyhow::Result<()> {
+async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()> {
     let stop = stop::on_signal()?;
-    let loaded = load(&arguments.pipeline)?;
+    let loaded = load(&arguments.pipeline, backends)?;
     let limits =
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
-    let registry = backends::registry(&loaded)?;
+    let registry = backends.registry(&loaded)?;
     let inputs = tokio::select! {
         inputs = async {
-            backends::reach_lock(&loaded).await?;
+            backends.reach_lock(&loaded).await?;
             loaded.inputs(&registry).await
         } => inputs?,
         () = stop.cancelled() => return Ok(()),
@@ -47,8 +47,8 @@ async fn run_pipeline(arguments: Run) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn uninstall(arguments: &Uninstall) -> anyhow::Result<()> {
-    let loaded = load(&arguments.pipeline)?;
+async fn uninstall(arguments: &Uninstall, backends: &Backends) -> anyhow::Result<()> {
+    let loaded = load(&arguments.pipeline, backends)?;
     for section in &loaded.pipeline.inputs {
         let line = section.lines.of(Some(CONNECTION_STRING));
         let removed = backends::uninstall(section)
@@ -56,14 +56,14 @@ async fn uninstall(arguments: &Uninstall) -> anyhow::Result<()> {
             .with_context(|| loaded.problem(line, "cannot uninstall this input"))?;
         print(&format!("{}: {removed}\n", section.config.name))?;
     }
-    match backends::remains(&loaded.pipeline) {
+    match backends.remains(&loaded.pipeline) {
         Some(remains) => print(&format!("{remains}\n")),
         None => Ok(()),
     }
 }
 
-async fn rebase(arguments: &Rebase) -> anyhow::Result<()> {
-    let loaded = load(&arguments.pipeline)?;
+async fn rebase(arguments: &Rebase, backends: &Backends) -> anyhow::Result<()> {
+    let loaded = load(&arguments.pipeline, backends)?;
     let section = loaded.input(&arguments.input)?;
     let line = section.lines.of(Some(CONNECTION_STRING));
     let rebased =
@@ -72,19 +72,20 @@ async fn rebase(arguments: &Rebase) -> anyhow::Result<()> {
 }
 
 /// Reads a pipeline file with the variables of the environment, and checks what can be checked without reaching out.
-fn load(path: &Path) -> anyhow::Result<Loaded> {
+fn load(path: &Path, backends: &Backends) -> anyhow::Result<Loaded> {
     let file = path.display().to_string();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {file}"))?;
     let source = Source {
         file: &file,
         text: &text,
         lookup: &|name| env::var(name).ok(),
-        input_types: &backends::INPUT_TYPES,
-        process_types: &backends::PROCESS_TYPES,
+        lock_backends: &backends.lock_backends(),
+        input_types: &backends.input_types(),
+        process_types: &backends.process_types(),
     };
     let pipeline = read(&source)?;
     let loaded = Loaded { file, pipeline };
-    backends::validate(&loaded)?;
+    backends.validate(&loaded)?;
     Ok(loaded)
 }
 

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use dapper_core::{InputConfig, ProcessConfig};
 use dapper_orchestrator::RetryPolicy;
-use secrecy::SecretString;
+
+use crate::locks::LockConfig;
 
 pub(crate) use problem::{Problem, did_you_mean};
 pub(crate) use read::{Source, read};
@@ -37,22 +38,12 @@ pub(crate) struct Pipeline {
 /// `[lock]`, or its defaults.
 #[derive(Debug)]
 pub(crate) struct LockSection {
-    pub(crate) backend: Backend,
-    /// `None`: each input keeps its leases in its own database.
-    pub(crate) connection_string: Option<SecretString>,
+    /// The name of the backend.
+    pub(crate) backend: String,
+    /// What the file says besides backend and time to live.
+    pub(crate) config: LockConfig,
     pub(crate) ttl: Duration,
     pub(crate) lines: Lines,
-}
-
-/// Where the lease is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Backend {
-    /// In a PostgreSQL database.
-    Postgres,
-    /// In an etcd cluster.
-    Etcd,
-    /// In this process: it excludes nobody else.
-    Memory,
 }
 
 /// One of `[[inputs]]`.
@@ -90,18 +81,5 @@ impl Lines {
     /// The line of `key`, else that of the section.
     pub(crate) fn of(&self, key: Option<&str>) -> Option<usize> {
         key.and_then(|key| self.keys.get(key).copied()).or(self.section)
-    }
-}
-
-impl Backend {
-    pub(crate) const NAMES: [(&str, Self); 3] =
-        [("postgres", Self::Postgres), ("etcd", Self::Etcd), ("memory", Self::Memory)];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Etcd => "etcd",
-            Self::Memory => "memory",
-        }
     }
 }

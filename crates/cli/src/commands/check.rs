@@ -7,15 +7,15 @@ use serde_json::json;
 use super::{load, print};
 use crate::arguments::Check;
 use crate::assembly::{Limits, Loaded, explain};
-use crate::backends::{self, Reached};
+use crate::backends::{Backends, Reached, are_beside_cursors};
 
-pub(super) async fn check(arguments: &Check) -> anyhow::Result<()> {
-    let loaded = load(&arguments.pipeline)?;
-    let registry = backends::registry(&loaded)?;
+pub(super) async fn check(arguments: &Check, backends: &Backends) -> anyhow::Result<()> {
+    let loaded = load(&arguments.pipeline, backends)?;
+    let registry = backends.registry(&loaded)?;
     let limits = Limits { concurrency: 1, drain_deadline: std::time::Duration::ZERO };
     let orchestrator = loaded.orchestrator(&registry, loaded.placeholders(), limits)?;
     let warnings: Vec<String> = orchestrator.warnings().iter().map(explain).collect();
-    let reached = if arguments.offline { Vec::new() } else { backends::reach(&loaded).await? };
+    let reached = if arguments.offline { Vec::new() } else { backends.reach(&loaded).await? };
     let summary = if arguments.json {
         as_json(&loaded, &reached, &warnings, arguments.offline)
     } else {
@@ -28,11 +28,8 @@ fn as_text(loaded: &Loaded, reached: &[Reached], warnings: &[String], offline: b
     let pipeline = &loaded.pipeline;
     let mut out = String::new();
     let lock = &pipeline.lock;
-    let place = match (&lock.connection_string, lock.backend.name()) {
-        (None, "postgres") => ", in each input's own database",
-        _ => "",
-    };
-    let _ = writeln!(out, "lock     {}{place}, ttl {:?}", lock.backend.name(), lock.ttl);
+    let place = if are_beside_cursors(lock) { ", in each input's own database" } else { "" };
+    let _ = writeln!(out, "lock     {}{place}, ttl {:?}", lock.backend, lock.ttl);
     for input in &pipeline.inputs {
         let _ = writeln!(out, "input    {} ({})", input.config.name, input.config.kind);
     }
@@ -60,7 +57,7 @@ fn as_json(loaded: &Loaded, reached: &[Reached], warnings: &[String], offline: b
     let summary = json!({
         "file": loaded.file,
         "offline": offline,
-        "lock": { "backend": pipeline.lock.backend.name(), "ttl_ms": pipeline.lock.ttl.as_millis() as u64 },
+        "lock": { "backend": pipeline.lock.backend, "ttl_ms": pipeline.lock.ttl.as_millis() as u64 },
         "inputs": inputs.map(|it| json!({ "name": it.name, "type": it.kind })).collect::<Vec<_>>(),
         "processes": processes.map(|it| json!({ "name": it.name, "type": it.kind })).collect::<Vec<_>>(),
         "links": pipeline.links.iter().map(|it| json!({ "input": it.from, "process": it.to })).collect::<Vec<_>>(),

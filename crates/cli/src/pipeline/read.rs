@@ -6,19 +6,22 @@ use std::time::Duration;
 use dapper_core::{InputConfig, Operation, ProcessConfig};
 use dapper_orchestrator::RetryPolicy;
 use secrecy::SecretString;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use toml::de::DeTable;
 
 use super::links::{check_links, check_names};
 use super::problem::{Problem, did_you_mean};
 use super::section::Section;
-use super::{
-    Backend, CONNECTION_STRING, InputSection, Lines, LinkSection, LockSection, Pipeline, ProcessSection,
-};
+use super::{CONNECTION_STRING, InputSection, Lines, LinkSection, LockSection, Pipeline, ProcessSection};
+use crate::locks::LockConfig;
 
 const DEFAULT_TTL: Duration = Duration::from_secs(10);
 /// Keys of every input; what else there is depends on its type.
-const INPUT_KEYS: [&str; 5] = ["name", "type", CONNECTION_STRING, "operations", "operation"];
+const INPUT_KEYS: [&str; 4] = ["name", "type", "operations", "operation"];
+/// Keys of every lock; what else there is depends on its backend.
+const LOCK_KEYS: [&str; 2] = ["backend", "ttl"];
+/// The backend of files that name none.
+const DEFAULT_BACKEND: &str = "postgres";
 
 /// Everything that reading a pipeline file depends on.
 pub(crate) struct Source<'s> {
@@ -27,7 +30,10 @@ pub(crate) struct Source<'s> {
     pub(crate) text: &'s str,
     /// The value of a variable.
     pub(crate) lookup: &'s dyn Fn(&str) -> Option<String>,
-    /// The types of inputs there are, each with the keys that it knows besides those of every input.
+    /// The lock backends there are, each with the keys that it knows besides those of every lock.
+    pub(crate) lock_backends: &'s [(&'s str, &'s [&'s str])],
+    /// The types of inputs there are, each with the keys that it knows besides those of every input. An address is
+    /// required where it is among them.
     pub(crate) input_types: &'s [(&'s str, &'s [&'s str])],
     /// The types of processes there are.
     pub(crate) process_types: &'s [&'s str],
@@ -56,7 +62,7 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Pipeline, Problem> {
     let mut file = Section::new(source, "the file", &span, document.into_inner());
     file.allow(&["lock", "inputs", "processes", "links"])?;
     let lock = file.table("lock", "[lock]")?;
-    let lock = lock.as_ref().map_or_else(|| Ok(LockSection::default()), read_lock)?;
+    let lock = lock.as_ref().map_or_else(|| Ok(LockSection::default()), |lock| read_lock(source, lock))?;
     let inputs = file.tables("inputs", "[[inputs]]")?;
     let processes = file.tables("processes", "[[processes]]")?;
     let links = file.tables("links", "[[links]]")?;
@@ -82,39 +88,39 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Pipeline, Problem> {
 impl Default for LockSection {
     fn default() -> Self {
         Self {
-            backend: Backend::Postgres,
-            connection_string: None,
+            backend: DEFAULT_BACKEND.to_owned(),
+            config: LockConfig::default(),
             ttl: DEFAULT_TTL,
             lines: Lines::default(),
         }
     }
 }
 
-fn read_lock(section: &Section<'_>) -> Result<LockSection, Problem> {
-    section.allow(&["backend", CONNECTION_STRING, "ttl"])?;
-    let backend = match section.text("backend")? {
-        None => Backend::Postgres,
-        Some(text) => {
-            let known = Backend::NAMES.iter().find(|(name, _)| *name == text);
-            let (_, backend) = known.ok_or_else(|| {
-                let names = Backend::NAMES.iter().map(|(name, _)| *name);
-                section.problem(Some("backend"), unknown("lock backend", &text, names))
-            })?;
-            *backend
-        }
+fn read_lock(source: &Source<'_>, section: &Section<'_>) -> Result<LockSection, Problem> {
+    let backend = section.text("backend")?.unwrap_or_else(|| DEFAULT_BACKEND.to_owned());
+    let backends = source.lock_backends;
+    let Some((_, keys)) = backends.iter().find(|(name, _)| *name == backend) else {
+        let names = backends.iter().map(|(name, _)| *name);
+        return Err(section.problem(Some("backend"), unknown("lock backend", &backend, names)));
     };
-    let connection_string = match section.text(CONNECTION_STRING)? {
-        Some(text) if text.is_empty() => {
-            return Err(section.problem(Some(CONNECTION_STRING), r#""connection_string" is empty"#));
+    let known = [&LOCK_KEYS[..], keys].concat();
+    let mut foreign = backends.iter().flat_map(|(_, keys)| *keys).filter(|key| !known.contains(key));
+    if let Some(key) = foreign.find(|key| section.has(key)) {
+        return Err(section.problem(Some(key), format!("the lock backend {backend:?} takes no {key:?}")));
+    }
+    section.allow(&known)?;
+    let mut options = Map::new();
+    for key in *keys {
+        match section.json(key)? {
+            Some(Value::String(text)) if text.is_empty() => {
+                return Err(section.problem(Some(key), format!("{key:?} is empty")));
+            }
+            Some(value) => drop(options.insert((*key).to_owned(), value)),
+            None => {}
         }
-        text => text.map(SecretString::from),
-    };
-    if backend == Backend::Memory && connection_string.is_some() {
-        let reason = r#"the lock backend "memory" takes no "connection_string""#;
-        return Err(section.problem(Some(CONNECTION_STRING), reason));
     }
     let ttl = section.duration("ttl")?.unwrap_or(DEFAULT_TTL);
-    Ok(LockSection { backend, connection_string, ttl, lines: section.lines() })
+    Ok(LockSection { backend, config: LockConfig { options }, ttl, lines: section.lines() })
 }
 
 fn read_input(source: &Source<'_>, section: &Section<'_>) -> Result<InputSection, Problem> {
@@ -133,11 +139,14 @@ fn read_input(source: &Source<'_>, section: &Section<'_>) -> Result<InputSection
     }
     let name = section.required_text("name")?;
     let kind = section.required_text("type")?;
-    let connection_string = SecretString::from(section.required_text(CONNECTION_STRING)?);
+    let has_address = known.is_some_and(|(_, keys)| keys.contains(&CONNECTION_STRING));
+    let connection_string =
+        if has_address { section.required_text(CONNECTION_STRING)?.into() } else { SecretString::default() };
     let operations = read_operations(section)?;
     let mut options = Map::new();
     for key in section.keys() {
         if !INPUT_KEYS.contains(&key.as_str())
+            && key != CONNECTION_STRING
             && let Some(value) = section.json(&key)?
         {
             options.insert(key, value);

@@ -2,9 +2,8 @@
 
 use expect_test::{Expect, expect};
 
-use super::{Backend, Pipeline, Problem, Source, read};
+use super::{LockSection, Pipeline, Problem, Source, read};
 use dapper_core::Operation;
-use secrecy::ExposeSecret;
 use std::time::Duration;
 
 /// The example of the design document.
@@ -21,7 +20,16 @@ fn parse(text: &str) -> Result<Pipeline, Problem> {
         file: "pipeline.toml",
         text,
         lookup: &lookup,
-        input_types: &[("postgres", &["tables", "exclude", "images", "wake_up", "retention"])],
+        lock_backends: &[
+            ("postgres", &["connection_string"]),
+            ("etcd", &["connection_string"]),
+            ("memory", &[]),
+            ("own", &["path", "limits"]),
+        ],
+        input_types: &[
+            ("postgres", &["connection_string", "tables", "exclude", "images", "wake_up", "retention"]),
+            ("timer", &["every"]),
+        ],
         process_types: &["log", "webhook"],
     };
     read(&source)
@@ -50,12 +58,10 @@ fn replaced(from: &str, to: &str, expected: &Expect) {
 #[test]
 fn the_designs_example_says_what_it_says() {
     let pipeline = parse(EXAMPLE).unwrap();
-    assert_eq!(pipeline.lock.backend, Backend::Postgres);
+    assert_eq!(pipeline.lock.backend, "postgres");
     assert_eq!(pipeline.lock.ttl, Duration::from_secs(10));
-    assert_eq!(
-        pipeline.lock.connection_string.as_ref().map(ExposeSecret::expose_secret),
-        Some("postgres://lock:canary-2@db/lock")
-    );
+    let address = pipeline.lock.config.text("connection_string");
+    assert_eq!(address, Ok(Some("postgres://lock:canary-2@db/lock")));
     let input = &pipeline.inputs[0].config;
     assert_eq!((input.name.as_str(), input.kind.as_str()), ("orders-input", "postgres"));
     assert_eq!(input.operations, Some(vec![Operation::Create, Operation::Update, Operation::Delete]));
@@ -75,8 +81,8 @@ fn the_lock_has_defaults_and_links_may_start_at_processes() {
     let more =
         "[[processes]]\nname = \"then\"\ntype = \"log\"\n[[links]]\ninput = \"print\"\nprocess = \"then\"";
     let pipeline = parse(&(GOOD.concat() + more)).unwrap();
-    assert_eq!(pipeline.lock.backend, Backend::Postgres);
-    assert!(pipeline.lock.connection_string.is_none());
+    assert_eq!(pipeline.lock.backend, "postgres");
+    assert_eq!(pipeline.lock.config.value("connection_string"), None);
     assert_eq!(pipeline.lock.ttl, Duration::from_secs(10));
     assert_eq!(pipeline.links.len(), 2);
 }
@@ -194,7 +200,9 @@ fn durations_operations_and_backends() {
     );
     lock(
         "backend = \"zookeeper\"",
-        &expect![[r#"pipeline.toml:2: unknown lock backend "zookeeper"; there are postgres, etcd, memory"#]],
+        &expect![[
+            r#"pipeline.toml:2: unknown lock backend "zookeeper"; there are postgres, etcd, memory, own"#
+        ]],
     );
     lock(
         "backend = \"memory\"\nconnection_string = \"canary\"",
@@ -211,6 +219,42 @@ fn durations_operations_and_backends() {
         "[[processes]]",
         "operation = []\noperations = []\n[[processes]]",
         &expect![[r#"pipeline.toml:6: "operation" and "operations" are one key; keep one of them"#]],
+    );
+}
+
+#[test]
+fn an_added_backend_gets_its_keys_and_no_others() {
+    let with = |lock: &str| format!("[lock]\n{lock}\n{}", GOOD.concat());
+    let pipeline =
+        parse(&with("backend = \"own\"\npath = \"${HOOK}\"\nlimits = { open = 3 }\nttl = \"5s\"")).unwrap();
+    let LockSection { backend, config, ttl, .. } = &pipeline.lock;
+    assert_eq!((backend.as_str(), *ttl), ("own", Duration::from_secs(5)));
+    assert_eq!(config.required_text("path"), Ok("https://example.com/canary-3"));
+    assert_eq!(config.value("limits").unwrap()["open"], 3);
+    assert_eq!(config.text("limits").unwrap_err().to_string(), "\"limits\" must be text in quotes");
+    assert_eq!(config.required_text("pth").unwrap_err().to_string(), "missing key \"pth\" in [lock]");
+    assert!(!format!("{pipeline:?}").contains("canary"));
+    refused(
+        &with("backend = \"own\"\npaht = \"/tmp\""),
+        &expect![[r#"pipeline.toml:3: unknown key "paht" in [lock]; did you mean "path"?"#]],
+    );
+    refused(
+        &with("backend = \"own\"\nconnection_string = \"canary\""),
+        &expect![[r#"pipeline.toml:3: the lock backend "own" takes no "connection_string""#]],
+    );
+    refused(&with("backend = \"own\"\npath = \"\""), &expect![[r#"pipeline.toml:3: "path" is empty"#]]);
+}
+
+#[test]
+fn an_added_input_needs_an_address_only_if_it_has_one() {
+    let timer = "type = \"timer\"\nevery = \"1s\"\n";
+    let text = GOOD.concat();
+    let text = text.replace("type = \"postgres\"\nconnection_string = \"${DATABASE_URL}\"\n", timer);
+    let input = &parse(&text).unwrap().inputs[0].config;
+    assert_eq!((input.kind.as_str(), &input.options["every"]), ("timer", &"1s".into()));
+    refused(
+        &text.replace("every", "connection_string"),
+        &expect![[r#"pipeline.toml:4: unknown key "connection_string" in [[inputs]]"#]],
     );
 }
 

@@ -170,13 +170,12 @@ impl Inner {
             requests::verify(&connection, &key, term, deadline).await?
         } else {
             // An etcd lease has the same time to live for ever: a longer one needs another.
-            let lease = self.unowned_lease();
-            requests::grant(&connection, lease.id, ttl, deadline).await?;
-            let is_bound = requests::rebind(&connection, &key, term, lease.id, deadline).await?;
-            if is_bound {
-                lease.keep();
-                drop(self.unowned(entry.lease));
-            }
+            let longer = self.unowned_lease();
+            requests::grant(&connection, longer.id, ttl, deadline).await?;
+            // From here on the term may live with it, whether or not that is answered: it must not be revoked.
+            let longer = longer.keep();
+            let is_bound = requests::rebind(&connection, &key, term, longer, deadline).await?;
+            drop(self.unowned(if is_bound { entry.lease } else { longer }));
             is_bound
         };
         Ok(if is_the_terms { Renewal::Renewed } else { Renewal::NotHolder })
@@ -318,8 +317,9 @@ struct Unowned {
 }
 
 impl Unowned {
-    fn keep(mut self) {
+    fn keep(mut self) -> i64 {
         self.is_kept = true;
+        self.id
     }
 }
 

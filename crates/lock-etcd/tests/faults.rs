@@ -55,6 +55,41 @@ async fn a_dropped_acquire_gives_back_what_it_got() {
 }
 
 #[tokio::test]
+async fn a_dropped_renewal_never_ends_the_term() {
+    let bed = Bed::private(&EtcdOptions::default());
+    let store = bed.store();
+    store.store_id().await.unwrap();
+    // One that asks for a longer time to live, which takes another etcd lease; dropped at many moments.
+    for micros in (0..15_000).step_by(500) {
+        let term = granted(&store, HolderId::random(), TTL).await;
+        let _ = timeout(Duration::from_micros(micros), store.renew(&term, TTL * 2)).await;
+        assert!(timeout(Duration::from_millis(30), store.ended(&term)).await.is_err(), "after {micros} µs");
+        assert_eq!(store.renew(&term, TTL).await.unwrap(), Renewal::Renewed);
+        store.release(&term).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_is_lost_never_ends_the_term() {
+    let bed = Bed::shared();
+    let proxy = Proxy::before(&bed).await;
+    let (store, direct) = (bed.store_at(&proxy.url()), bed.store());
+    let term = granted(&direct, HolderId::random(), TTL).await;
+    store.store_id().await.unwrap();
+    let put = bed.granted().await;
+    let renewing = tokio::spawn({
+        let (store, term) = (store.clone(), term.clone());
+        async move { store.renew(&term, TTL * 2).await }
+    });
+    // Bound to another etcd lease, the answer still on the way.
+    put.await.unwrap();
+    proxy.cut();
+    assert!(renewing.await.unwrap().is_err());
+    assert!(timeout(SHORT, direct.ended(&term)).await.is_err());
+    assert_eq!(store.renew(&term, TTL).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
 async fn a_grant_whose_answer_is_lost_is_held_by_the_caller_and_never_granted_twice() {
     let bed = Bed::shared();
     let proxy = Proxy::before(&bed).await;

@@ -78,7 +78,7 @@ impl Bed {
         format!("{}leases/{}", self.prefix, resource())
     }
 
-    /// Resolves when somebody gets [`resource`] that nobody has yet.
+    /// Resolves when the key of [`resource`] is put the next time.
     pub(crate) async fn granted(&self) -> JoinHandle<()> {
         let mut client = self.client().await;
         let mut stream = client.watch(self.key(), Some(WatchOptions::new())).await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on may panic")]
 
 mod access;
+mod conformance;
 mod faults;
 mod restarts;
 mod store;

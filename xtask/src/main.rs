@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod failover;
 mod fix;
 mod headings;
 mod layering;
@@ -31,6 +32,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Failover(failover::Failover),
     Test(test::Test),
     Check(check::Check),
     Fix(fix::Fix),
@@ -44,6 +46,7 @@ struct Ci {}
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
+        Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Fix(fix) => fix.run(),

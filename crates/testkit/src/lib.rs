@@ -19,8 +19,11 @@
 
 mod cluster;
 mod database;
+pub mod failover;
 mod guardian;
 pub mod history;
+mod namespace;
+mod proxy;
 mod receiver;
 mod scratch;
 mod server;
@@ -29,8 +32,10 @@ mod workload;
 use std::error::Error;
 use std::io::Write;
 
-pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica};
+pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica, ReplicaOptions};
 pub use database::{Database, connect};
+pub use namespace::Namespace;
+pub use proxy::{Faults, Flow, ProxiedConnection, Proxy};
 pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
 pub use server::{Server, ServerError, ServerOptions, StopMode};
 pub use workload::{TABLES, Workload, WorkloadOptions};

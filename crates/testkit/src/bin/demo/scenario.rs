@@ -140,7 +140,7 @@ fn start(arguments: &Arguments, database: &Database, pipeline: String) -> Result
         ("NO_PROXY".to_owned(), "127.0.0.1".to_owned()),
     ];
     let program = arguments.dapper.clone();
-    let mut cluster = Cluster::new(ClusterOptions { program, pipeline, environment })
+    let mut cluster = Cluster::new(ClusterOptions { program, pipeline, environment, ..Default::default() })
         .context("cannot write the pipeline file")?;
     for _ in 0..arguments.replicas {
         cluster.start_replica().with_context(|| format!("cannot run {}", arguments.dapper.display()))?;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use case::Case;
+pub use case::{COMMIT_EVERY, Case};
 pub use report::{CaseReport, History, Verdict, judge};
 pub use stage::Round;
 pub use standbys::{StandbysOptions, StandbysReport, measure_standbys};

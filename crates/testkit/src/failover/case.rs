@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::StopMode;
 
+/// The time between two commits around a fault: there is always something to handle, and often something on its way.
+pub const COMMIT_EVERY: Duration = Duration::from_millis(2);
+
 /// What is done to the replica that holds the lease, or to the server under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Case {
@@ -92,10 +95,9 @@ impl Case {
         matches!(self, Self::SilentLink)
     }
 
-    /// The time between two commits of the trickle, which is how exactly a takeover is seen.
-    #[must_use]
-    pub const fn commit_every(self) -> Duration {
-        if self.is_quiet() { Duration::from_millis(2) } else { Duration::from_millis(50) }
+    /// The time between two commits of the trickle, except around a fault, where it is [`COMMIT_EVERY`].
+    pub(super) const fn pause_between_commits(self) -> Duration {
+        if self.is_quiet() { COMMIT_EVERY } else { Duration::from_millis(50) }
     }
 
     /// Whether the frozen holder may bring an event late that it had in its hands when it froze. Its token tells.

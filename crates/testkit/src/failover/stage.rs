@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use super::audit;
-use super::case::Case;
+use super::case::{COMMIT_EVERY, Case};
 use super::output::Output;
 use super::report::History;
 use super::trickle::{TABLE, Trickle};
@@ -21,6 +21,8 @@ const SILENT_AFTER_TAKEOVER: Duration = Duration::from_secs(1);
 /// How long a holder whose session was ended may show what it does then.
 const AFTERMATH: Duration = Duration::from_millis(200);
 
+/// How long before and after a fault commits come close together.
+const HURRY: Duration = Duration::from_millis(100);
 const POLL: Duration = Duration::from_millis(20);
 const STANDING_BY: &str = "standing by";
 /// What a replica logs when its standing changes.
@@ -82,7 +84,7 @@ impl Stage {
         start_replica(case, &database, &mut cluster, &mut paths).await?;
         cluster.replicas()[0].wait_for_line(LIMIT, |line| line.message() == "tables under capture").await?;
         audit::install(&admin).await?;
-        let trickle = Trickle::start(database.url(), case.commit_every());
+        let trickle = Trickle::start(database.url(), case.pause_between_commits());
         let mut stage = Self {
             case,
             ttl: options.ttl,
@@ -130,6 +132,8 @@ impl Stage {
         let (least, most) =
             if self.case.is_quiet() { (200, 600) } else { (200, millis(self.ttl / 3).max(400)) };
         sleep(Duration::from_millis(fastrand::u64(least..most))).await;
+        self.trickle.commit_every(COMMIT_EVERY);
+        sleep(HURRY).await;
         Ok(leader)
     }
 
@@ -170,6 +174,8 @@ impl Stage {
 
     /// Waits until a later term has handled an event.
     pub(super) async fn taken_over(&mut self, fault: Fault) -> Result<Round, Failure> {
+        sleep(HURRY).await;
+        self.trickle.commit_every(self.case.pause_between_commits());
         let limit = self.ttl * 2 + LIMIT;
         let after = fault.before.token;
         let later = self.output.wait_for(0, limit, |event| event.token > Some(after)).await;

@@ -1,11 +1,11 @@
 //! One writer that commits one row at a time, and remembers what became of each.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::Client;
 
 use super::Failure;
@@ -21,31 +21,43 @@ pub(super) const TABLE: &str = "CREATE TABLE ticks (id bigint PRIMARY KEY)";
 #[derive(Debug)]
 pub(super) struct Trickle {
     task: JoinHandle<Writes>,
-    stopping: Arc<AtomicBool>,
+    pace: Arc<Pace>,
+}
+
+#[derive(Debug)]
+struct Pace {
+    stopping: AtomicBool,
+    every_ms: AtomicU64,
 }
 
 impl Trickle {
     /// Starts committing a row every so often.
     pub(super) fn start(url: String, every: Duration) -> Self {
-        let stopping = Arc::new(AtomicBool::new(false));
-        Self { task: tokio::spawn(write(url, every, Arc::clone(&stopping))), stopping }
+        let pace =
+            Arc::new(Pace { stopping: AtomicBool::new(false), every_ms: AtomicU64::new(millis(every)) });
+        Self { task: tokio::spawn(write(url, Arc::clone(&pace))), pace }
+    }
+
+    /// Sets how often, in whole milliseconds.
+    pub(super) fn commit_every(&self, every: Duration) {
+        self.pace.every_ms.store(millis(every), Ordering::Relaxed);
     }
 
     /// Ends it; says what it did.
     pub(super) async fn stop(self) -> Result<Writes, Failure> {
-        self.stopping.store(true, Ordering::Relaxed);
+        self.pace.stopping.store(true, Ordering::Relaxed);
         Ok(self.task.await?)
     }
 }
 
-async fn write(url: String, every: Duration, stopping: Arc<AtomicBool>) -> Writes {
+async fn write(url: String, pace: Arc<Pace>) -> Writes {
     let mut writes = Writes::default();
     let mut id = 0_i64;
-    while !stopping.load(Ordering::Relaxed) {
+    while !pace.is_over() {
         if let Ok(client) = connect(&url).await {
-            write_over(&client, every, &stopping, &mut id, &mut writes).await;
+            write_over(&client, &pace, &mut id, &mut writes).await;
         }
-        if !stopping.load(Ordering::Relaxed) {
+        if !pace.is_over() {
             sleep(RECONNECT_PAUSE).await;
         }
     }
@@ -53,18 +65,10 @@ async fn write(url: String, every: Duration, stopping: Arc<AtomicBool>) -> Write
 }
 
 /// Writes until the connection breaks or all is over.
-async fn write_over(
-    client: &Client,
-    every: Duration,
-    stopping: &AtomicBool,
-    id: &mut i64,
-    writes: &mut Writes,
-) {
+async fn write_over(client: &Client, pace: &Pace, id: &mut i64, writes: &mut Writes) {
     let Ok(insert) = client.prepare("INSERT INTO ticks VALUES ($1)").await else { return };
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !stopping.load(Ordering::Relaxed) {
-        ticks.tick().await;
+    while !pace.is_over() {
+        let due = Instant::now() + Duration::from_millis(pace.every_ms.load(Ordering::Relaxed));
         *id += 1;
         let outcome = match client.execute(&insert, &[id]).await {
             Ok(_) => Outcome::Committed,
@@ -82,5 +86,16 @@ async fn write_over(
         if outcome == Outcome::Unknown && client.is_closed() {
             return;
         }
+        sleep_until(due).await;
     }
+}
+
+impl Pace {
+    fn is_over(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{Table, TableStyle};
-use dapper_testkit::failover::{CaseReport, StandbysReport};
+use dapper_testkit::failover::{COMMIT_EVERY, CaseReport, StandbysReport};
 use serde_json::{Value, json};
 
 /// How to print.
@@ -113,7 +113,7 @@ impl Summary {
                 "backend": backend,
                 "ttl_s": report.ttl.as_secs_f64(),
                 "runs": report.rounds.len(),
-                "commit_every_ms": millis(report.case.commit_every()),
+                "commit_every_ms": millis(COMMIT_EVERY),
                 "takeover_ms": report.rounds.iter().map(|round| millis(round.takeover)).collect::<Vec<_>>(),
                 "p50_ms": millis(report.percentile(50)),
                 "p99_ms": millis(report.percentile(99)),

@@ -23,6 +23,8 @@ use crate::guardian::EndingSignal;
 use crate::scratch::Scratch;
 
 const POLL: Duration = Duration::from_millis(5);
+/// How long the last lines of a process that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Replicas of one pipeline on this machine. Whatever still runs is killed when this is dropped, or when this process
 /// ends in whatever way.
@@ -286,7 +288,7 @@ impl Replica {
     /// Waits until it has logged a line that `wanted` accepts; returns the first.
     ///
     /// # Errors
-    /// When it has not in time.
+    /// When it has not in time, or has ended without.
     pub async fn wait_for_line(
         &self,
         limit: Duration,
@@ -296,10 +298,14 @@ impl Replica {
         let mut grown = self.log.subscribe();
         loop {
             grown.mark_unchanged();
+            // Asked before the look: what it logged before it ended may still be on its way.
+            let ended = !self.is_running();
             if let Some(line) = self.log.lines().into_iter().find(&wanted) {
                 return Ok(line);
             }
-            if timeout_at(deadline, grown.changed()).await.is_err() {
+            let wait_until = deadline.min(Instant::now() + LAST_WORDS);
+            let silent = timeout_at(wait_until, grown.changed()).await.is_err();
+            if silent && (ended || Instant::now() >= deadline) {
                 return Err(self.not_in_time("the line was not logged", limit));
             }
         }

@@ -136,13 +136,14 @@ async fn all_at_once(
         while let Some(stage) = settling.join_next().await {
             settled.push(stage??);
         }
-        let at = Instant::now();
         let restarting = server.clone();
         tokio::task::spawn_blocking(move || {
             restarting.stop(mode)?;
             restarting.restart()
         })
         .await??;
+        // How long the server is away is its own affair.
+        let at = Instant::now();
         let mut following = JoinSet::new();
         for (mut stage, before) in settled {
             let after_run = Arc::clone(&options.after_run);

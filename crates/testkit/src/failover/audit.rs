@@ -22,7 +22,9 @@ CREATE TRIGGER audit AFTER UPDATE ON dapper_ticks.cursors
 /// What the audit saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Audit {
+    /// Those that took effect.
     pub(super) writes: Vec<RowWrite>,
+    /// How many by a session that once held the row changed nothing.
     pub(super) refused: usize,
 }
 
@@ -31,7 +33,7 @@ pub(super) async fn install(client: &Client) -> Result<(), Failure> {
     Ok(client.batch_execute(INSTALL).await?)
 }
 
-/// What was recorded so far.
+/// What was recorded so far. A session that never had the row is only making its statements ready.
 pub(super) async fn read(client: &Client) -> Result<Audit, Failure> {
     let mut audit = Audit::default();
     for row in client.query("SELECT session, token FROM audit.writes ORDER BY id", &[]).await? {
@@ -39,7 +41,10 @@ pub(super) async fn read(client: &Client) -> Result<Audit, Failure> {
             Some(token) => {
                 audit.writes.push(RowWrite { session: row.get(0), token: u64::try_from(token)? });
             }
-            None => audit.refused += 1,
+            None => {
+                let had_it = audit.writes.iter().any(|write| write.session == row.get::<_, i32>(0));
+                audit.refused += usize::from(had_it);
+            }
         }
     }
     Ok(audit)

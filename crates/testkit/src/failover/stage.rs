@@ -12,7 +12,9 @@ use super::output::Output;
 use super::report::History;
 use super::trickle::{TABLE, Trickle};
 use super::{FailoverOptions, Failure, trust};
-use crate::{Cluster, ClusterOptions, Database, Faults, Leader, Namespace, Proxy, ReplicaOptions, Server};
+use crate::{
+    Cluster, ClusterOptions, Database, Faults, Flow, Leader, Namespace, Proxy, ReplicaOptions, Server,
+};
 
 /// Longer than anything takes that is not to be measured.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -23,6 +25,7 @@ const AFTERMATH: Duration = Duration::from_millis(200);
 
 /// How long before and after a fault commits come close together.
 const HURRY: Duration = Duration::from_millis(100);
+const ONE_WAY: Duration = Duration::from_millis(10);
 const POLL: Duration = Duration::from_millis(20);
 const STANDING_BY: &str = "standing by";
 /// What a replica logs when its standing changes.
@@ -59,7 +62,8 @@ pub(super) struct Fault {
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Round {
-    /// From the fault to the first event that a later term handled.
+    /// From the fault to the first event that a later term handled; where the server was restarted, from when it was
+    /// there again.
     pub takeover: Duration,
     /// From the fault until the old holder had given the lease back, when it did.
     pub released: Option<Duration>,
@@ -161,7 +165,13 @@ impl Stage {
             Case::Freeze => replica.freeze()?,
             Case::Terminated => at = terminate_session(&self.admin).await?,
             Case::SilentProxy | Case::SilentLink => match self.paths.get(&before.replica) {
-                Some(NetworkPath::Proxied(proxy)) => proxy.set(Faults::SILENT),
+                Some(NetworkPath::Proxied(proxy)) => {
+                    // First the one way, so that more often than not a statement of the holder's is caught in the
+                    // proxy, from where it reaches the server when another holds the lease.
+                    proxy.set(Faults::to_server(Flow::SILENT));
+                    sleep(ONE_WAY).await;
+                    proxy.set(Faults::SILENT);
+                }
                 Some(NetworkPath::Apart(namespace)) => namespace.cut()?,
                 None => return Err("the holder has no network of its own".into()),
             },
@@ -195,7 +205,7 @@ impl Stage {
         let token = first.token.unwrap_or_default();
         let granted = self.running().into_iter().find_map(|number| since(number, "lease granted", token));
         Ok(Round {
-            takeover: first.at - fault.at,
+            takeover: first.at.saturating_duration_since(fault.at),
             released: since(fault.before.replica, "lease released", after),
             granted,
         })

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod check;
+mod failover;
 mod refusals;
 mod running;
 mod servers;

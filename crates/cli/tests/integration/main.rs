@@ -3,6 +3,7 @@
 
 mod check;
 mod failover;
+mod lock_faults;
 mod refusals;
 mod running;
 mod servers;

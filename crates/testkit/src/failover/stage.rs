@@ -270,12 +270,8 @@ impl Stage {
         let last = last.and_then(|one| one.changes.first()).map(|change| change.key.clone());
         output.wait_for(0, ttl * 2 + LIMIT, |event| Some(&event.key) == last.as_ref()).await;
         sleep(AFTERMATH).await;
-        // Ours is `trust` by the documented derivation of the lease's times: the time to live less a tenth of it.
-        let trusted = ttl - ttl / 10;
-        let trust = cluster
-            .replicas()
-            .iter()
-            .flat_map(|replica| trust::terms(replica, killed.get(&replica.number()).copied(), trusted));
+        let trust = cluster.replicas().iter();
+        let trust = trust.flat_map(|replica| trust::terms(replica, killed.get(&replica.number()).copied()));
         let trust = trust.collect();
         let audit = audit::read(&admin).await?;
         let deliveries = output.deliveries();

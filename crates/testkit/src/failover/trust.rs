@@ -2,30 +2,30 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::history::Trust;
 use crate::{LogLine, Replica};
 
-/// The terms of one replica. Each begins when it was logged as granted. It ends when it was logged as over, and at the
-/// latest so long after its last renewal was logged as a renewal is trusted, since that trust counts from when the
-/// renewal was sent. `killed` is when a `kill -9` had been delivered: after that no instruction of the replica's runs.
-pub(super) fn terms(replica: &Replica, killed: Option<Duration>, trust: Duration) -> Vec<Trust> {
+/// The terms of one replica, on the clock since boot that it trusts them by. Each begins when it was logged as granted,
+/// and ends when it was logged as over, or else when the trust of its last renewal runs out. `killed` is when a `kill -9`
+/// had been sent: after that no instruction of the replica's runs, save for the microseconds that an interrupt takes.
+pub(super) fn terms(replica: &Replica, killed: Option<Duration>) -> Vec<Trust> {
     let holder = format!("replica {}", replica.number());
     let mut terms: Vec<Trust> = Vec::new();
     for line in replica.log().lines() {
-        let (Some(token), Some(at)) = (token(&line), written_at(&line)) else { continue };
-        let until = at + trust;
-        match line.message() {
-            "lease granted" => terms.push(Trust { holder: holder.clone(), token, from: at, until }),
-            message => {
-                let Some(term) = terms.iter_mut().rfind(|term| term.token == token) else { continue };
-                match message {
-                    "lease renewed" => term.until = until,
-                    "lease lost" | "lease ended by its holder" => term.until = term.until.min(at),
-                    _ => {}
-                }
+        let Some(token) = number(&line, "token") else { continue };
+        let time = |field| number(&line, field).map(Duration::from_nanos);
+        let (at, until) = (time("at_ns"), time("valid_until_ns"));
+        match (line.message(), at, until) {
+            ("lease granted", Some(from), Some(until)) => {
+                terms.push(Trust { holder: holder.clone(), token, from, until });
             }
+            ("lease renewed", _, Some(until)) => end(&mut terms, token, |term| term.until = until),
+            ("lease lost" | "lease ended by its holder", Some(at), _) => {
+                end(&mut terms, token, |term| term.until = term.until.min(at));
+            }
+            _ => {}
         }
     }
     if let (Some(last), Some(killed)) = (terms.last_mut(), killed) {
@@ -34,17 +34,19 @@ pub(super) fn terms(replica: &Replica, killed: Option<Duration>, trust: Duration
     terms
 }
 
-fn token(line: &LogLine) -> Option<u64> {
-    line.field("token")?.as_u64()
+/// Changes the end of the term with this token.
+fn end(terms: &mut [Trust], token: u64, change: impl FnOnce(&mut Trust)) {
+    if let Some(term) = terms.iter_mut().rfind(|term| term.token == token) {
+        change(term);
+    }
 }
 
-/// When the replica wrote the line, by the machine's clock.
-fn written_at(line: &LogLine) -> Option<Duration> {
-    let at: Timestamp = line.json.get("timestamp")?.as_str()?.parse().ok()?;
-    Duration::try_from(at.as_duration()).ok()
+fn number(line: &LogLine, field: &str) -> Option<u64> {
+    line.field(field)?.as_u64()
 }
 
-/// The machine's clock, as it stands in the logs.
+/// The clock since boot, suspended time included, as leases are trusted by.
 pub(super) fn now() -> Duration {
-    Duration::try_from(Timestamp::now().as_duration()).unwrap_or_default()
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    time.expect("Linux has this clock, and its number and the pointer are right")
 }

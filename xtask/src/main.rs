@@ -9,6 +9,7 @@ mod etcd;
 #[path = "../../crates/testkit/src/etcd/binary.rs"]
 mod etcd_binary;
 mod example;
+mod failover;
 mod fix;
 mod headings;
 mod layering;
@@ -40,6 +41,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Failover(failover::Failover),
     Test(test::Test),
     Check(check::Check),
     Conformance(conformance::Conformance),
@@ -54,6 +56,7 @@ struct Ci {}
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
+        Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),

@@ -1,4 +1,4 @@
-//! What the tests share: databases, stores, and a proxy that can hold back what the server says.
+//! What the tests share: databases, stores, and a bad network between the two.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -6,12 +6,8 @@ use std::time::Duration;
 
 use dapper_lock::{HolderId, Lease, LeaseConfig, LockManager, LockStore, Resource, Term, TryAcquire};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore};
-use dapper_testkit::Database;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use dapper_testkit::{Database, Faults, Flow, Proxy};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::Host;
 use tokio_postgres::{Client, Config};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
@@ -100,66 +96,16 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-/// Passes bytes on between clients and the server, unless it is told not to.
-pub(crate) struct Proxy {
-    port: u16,
-    silent: watch::Sender<bool>,
+/// A proxy in front of the database's server.
+pub(crate) async fn proxy(database: &Database) -> Proxy {
+    Proxy::start(database.server().address()).await.unwrap()
 }
 
-impl Proxy {
-    pub(crate) async fn before(database: &Database) -> Self {
-        let config = config(database);
-        let Some(Host::Tcp(host)) = config.get_hosts().first() else { panic!("the server has no TCP port") };
-        let server = (host.clone(), config.get_ports().first().copied().unwrap_or(5432));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let silent = watch::Sender::new(false);
-        let answers = silent.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(&server).await.unwrap();
-                let (client_read, client_write) = client.into_split();
-                let (server_read, server_write) = server.into_split();
-                tokio::spawn(pass(client_read, server_write, None));
-                tokio::spawn(pass(server_read, client_write, Some(answers.subscribe())));
-            }
-        });
-        Self { port, silent }
-    }
-
-    /// Keeps from now on everything back that the server says, the end of a connection included.
-    pub(crate) fn silence(&self) {
-        self.silent.send_replace(true);
-    }
-
-    /// Passes on what was kept back, and everything from now on.
-    pub(crate) fn resume(&self) {
-        self.silent.send_replace(false);
-    }
-
-    pub(crate) fn store(&self, database: &Database) -> PostgresLockStore {
-        let original = config(database);
-        let mut proxied = Config::new();
-        proxied.host("127.0.0.1").port(self.port).dbname(database.name());
-        proxied.user(original.get_user().unwrap()).password(original.get_password().unwrap());
-        PostgresLockStore::new(proxied, PostgresLockOptions::default())
-    }
+/// A store whose connections go through the proxy.
+pub(crate) fn store_behind(proxy: &Proxy, database: &Database) -> PostgresLockStore {
+    let config = database.url_via(proxy.address()).parse().unwrap();
+    PostgresLockStore::new(config, PostgresLockOptions::default())
 }
 
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut silent: Option<watch::Receiver<bool>>,
-) {
-    let mut buffer = vec![0; 65_536];
-    loop {
-        let count = from.read(&mut buffer).await.unwrap_or(0);
-        if let Some(silent) = &mut silent {
-            let _ = silent.wait_for(|silent| !silent).await;
-        }
-        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
-            let _ = to.shutdown().await;
-            return;
-        }
-    }
-}
+/// What keeps everything back that the server says, the end of a connection included.
+pub(crate) const DEAF: Faults = Faults::to_client(Flow::SILENT);

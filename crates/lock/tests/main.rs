@@ -4,5 +4,6 @@
 
 mod faulty;
 mod hanging;
+mod late;
 mod manager;
 mod memory;

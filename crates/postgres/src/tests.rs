@@ -7,3 +7,4 @@ mod handle;
 mod install;
 mod lock_stores;
 pub(crate) mod support;
+mod zombie;

@@ -2,9 +2,10 @@
 
 mod log;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +23,8 @@ use crate::guardian::EndingSignal;
 use crate::scratch::Scratch;
 
 const POLL: Duration = Duration::from_millis(5);
+/// How long the last lines of a process that has ended may take to be read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Replicas of one pipeline on this machine. Whatever still runs is killed when this is dropped, or when this process
 /// ends in whatever way.
@@ -31,11 +34,12 @@ pub struct Cluster {
     replicas: Vec<Replica>,
     options: ClusterOptions,
     pipeline: PathBuf,
+    output: Option<PipeWriter>,
     scratch: Arc<Scratch>,
 }
 
 /// What the replicas are to run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ClusterOptions {
     /// The `dapper` program.
     pub program: PathBuf,
@@ -43,6 +47,17 @@ pub struct ClusterOptions {
     pub pipeline: String,
     /// Variables for it, such as `DATABASE_URL`.
     pub environment: Vec<(String, String)>,
+    /// Arguments after `run` and the pipeline file, such as `--log-level debug`.
+    pub arguments: Vec<String>,
+}
+
+/// What is different for one replica.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaOptions {
+    /// Variables in addition to those of the cluster, or in their place.
+    pub environment: Vec<(String, String)>,
+    /// What to put before the command line; must keep the process id, as `nsenter` does.
+    pub launcher: Vec<String>,
 }
 
 /// One process.
@@ -85,7 +100,19 @@ impl Cluster {
         let scratch = Arc::new(Scratch::create(EndingSignal::Kill)?);
         let pipeline = scratch.path().join("pipeline.toml");
         fs::write(&pipeline, &options.pipeline)?;
-        Ok(Self { replicas: Vec::new(), options, pipeline, scratch })
+        Ok(Self { replicas: Vec::new(), options, pipeline, output: None, scratch })
+    }
+
+    /// Lets every replica that is started from now on write its standard output into one pipe, and returns the other
+    /// end. Lines of up to 4 KiB come out of it in the very order in which the replicas wrote them. It must be read: a
+    /// replica that finds it full waits. It ends when the cluster and all these replicas are gone.
+    ///
+    /// # Errors
+    /// When there is no pipe to be had.
+    pub fn collect_output(&mut self) -> io::Result<PipeReader> {
+        let (reader, writer) = io::pipe()?;
+        self.output = Some(writer);
+        Ok(reader)
     }
 
     /// The pipeline file.
@@ -99,8 +126,26 @@ impl Cluster {
     /// # Errors
     /// When the program cannot be run.
     pub fn start_replica(&mut self) -> io::Result<&Replica> {
+        self.start_replica_with(&ReplicaOptions::default())
+    }
+
+    /// Starts one more replica that differs from the others.
+    ///
+    /// # Errors
+    /// When the program, or what is to launch it, cannot be run.
+    pub fn start_replica_with(&mut self, own: &ReplicaOptions) -> io::Result<&Replica> {
         let number = self.replicas.len();
-        self.replicas.push(Replica::start(number, &self.options, &self.pipeline, &self.scratch)?);
+        let mut words = own.launcher.iter().map(OsStr::new).chain([self.options.program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).arg("run").arg(&self.pipeline).args(["--log-format", "json"]);
+        command.args(&self.options.arguments);
+        command
+            .envs(self.options.environment.iter().chain(&own.environment).map(|(name, value)| (name, value)));
+        command.stdout(match &self.output {
+            Some(output) => output.try_clone()?.into(),
+            None => Stdio::null(),
+        });
+        self.replicas.push(Replica::start(number, command, &self.scratch)?);
         Ok(&self.replicas[number])
     }
 
@@ -143,17 +188,9 @@ impl Cluster {
 }
 
 impl Replica {
-    fn start(
-        number: usize,
-        options: &ClusterOptions,
-        pipeline: &Path,
-        scratch: &Arc<Scratch>,
-    ) -> io::Result<Self> {
-        let mut command = Command::new(&options.program);
+    fn start(number: usize, mut command: Command, scratch: &Arc<Scratch>) -> io::Result<Self> {
         // A process group of its own: Ctrl-C in the terminal is for the harness, whose guardian ends the replicas.
-        command.arg("run").arg(pipeline).args(["--log-format", "json"]).process_group(0);
-        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).process_group(0).spawn()?;
         let pid = child.id();
         let log = Arc::new(Log::default());
         if let Some(stderr) = child.stderr.take() {
@@ -251,7 +288,7 @@ impl Replica {
     /// Waits until it has logged a line that `wanted` accepts; returns the first.
     ///
     /// # Errors
-    /// When it has not in time.
+    /// When it has not in time, or has ended without.
     pub async fn wait_for_line(
         &self,
         limit: Duration,
@@ -261,10 +298,14 @@ impl Replica {
         let mut grown = self.log.subscribe();
         loop {
             grown.mark_unchanged();
+            // Asked before the look: what it logged before it ended may still be on its way.
+            let ended = !self.is_running();
             if let Some(line) = self.log.lines().into_iter().find(&wanted) {
                 return Ok(line);
             }
-            if timeout_at(deadline, grown.changed()).await.is_err() {
+            let wait_until = deadline.min(Instant::now() + LAST_WORDS);
+            let silent = timeout_at(wait_until, grown.changed()).await.is_err();
+            if silent && (ended || Instant::now() >= deadline) {
                 return Err(self.not_in_time("the line was not logged", limit));
             }
         }

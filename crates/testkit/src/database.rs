@@ -1,5 +1,6 @@
 //! A database for one test.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -71,6 +72,12 @@ impl Database {
     #[must_use]
     pub fn url_as(&self, user: &str, password: &str) -> String {
         self.server.url_as(&self.name, user, password)
+    }
+
+    /// Its URL by way of another address, such as a [`Proxy`](crate::Proxy)'s.
+    #[must_use]
+    pub fn url_via(&self, address: SocketAddr) -> String {
+        self.server.url_via(&self.name, address)
     }
 
     /// The server it is on.

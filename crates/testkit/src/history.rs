@@ -4,6 +4,7 @@
 //! the first deliveries, in order of arrival.
 
 mod check;
+mod terms;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 pub use check::check;
+pub use terms::{RowWrite, Trust, fenced, longest_overlap, stale_writes, tokens_not_above_earlier};
 
 /// What happens to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

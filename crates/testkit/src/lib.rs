@@ -20,10 +20,13 @@
 mod cluster;
 mod database;
 mod etcd;
+pub mod failover;
 mod guardian;
 pub mod history;
+mod namespace;
 mod packages;
 mod process;
+mod proxy;
 mod receiver;
 mod scratch;
 mod server;
@@ -32,9 +35,11 @@ mod workload;
 use std::error::Error;
 use std::io::Write;
 
-pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica};
+pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Replica, ReplicaOptions};
 pub use database::{Database, connect};
 pub use etcd::{EtcdOptions, EtcdServer};
+pub use namespace::Namespace;
+pub use proxy::{Faults, Flow, ProxiedConnection, Proxy};
 pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
 pub use server::{Server, ServerError, ServerOptions, StopMode};
 pub use workload::{TABLES, Workload, WorkloadOptions};

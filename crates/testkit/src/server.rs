@@ -8,6 +8,7 @@ mod install;
 mod local;
 mod url;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Once, OnceLock};
 
@@ -37,6 +38,8 @@ pub struct ServerOptions {
     /// Settings as in `postgresql.conf`, such as `("max_prepared_transactions", "10")`. Without any, everything that
     /// makes commits durable is on.
     pub settings: Vec<(String, String)>,
+    /// Networks such as `198.18.0.0/16` from which one may connect, too; this machine itself always may.
+    pub networks: Vec<String>,
 }
 
 /// How to stop a server.
@@ -189,6 +192,18 @@ impl Server {
     #[must_use]
     pub fn url_as(&self, database: &str, user: &str, password: &str) -> String {
         self.target().with_user(user, password).url(database)
+    }
+
+    /// The URL of one of its databases by way of another address, such as a [`Proxy`](crate::Proxy)'s.
+    #[must_use]
+    pub fn url_via(&self, database: &str, address: SocketAddr) -> String {
+        self.target().with_address(address).url(database)
+    }
+
+    /// Its host and port.
+    #[must_use]
+    pub fn address(&self) -> (String, u16) {
+        self.target().host_and_port()
     }
 
     /// The postmaster's process id, while it runs from local binaries.

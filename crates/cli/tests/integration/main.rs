@@ -4,6 +4,8 @@
 mod check;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod failover;
+mod lock_faults;
 mod refusals;
 mod running;
 mod servers;

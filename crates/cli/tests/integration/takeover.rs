@@ -49,6 +49,7 @@ impl Stage {
                 ("DATABASE_URL".into(), database.url()),
                 ("RECEIVER_URL".into(), receiver.url()),
             ],
+            ..Default::default()
         })
         .unwrap();
         for _ in 0..2 {

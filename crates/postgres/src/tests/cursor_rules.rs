@@ -248,9 +248,11 @@ async fn rule_5_an_event_id_is_never_used_again() {
         ("autovacuum", "off"),
     ];
     let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let server = tokio::task::spawn_blocking(move || Server::start(&ServerOptions { settings }).unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(move || {
+        Server::start(&ServerOptions { settings, ..Default::default() }).unwrap()
+    })
+    .await
+    .unwrap();
     let database = Database::create_on(&server).await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute(ORDERS).await.unwrap();

@@ -164,9 +164,11 @@ fn handle_in_background(
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_transactions_work_and_are_delivered() {
     let settings = vec![("max_prepared_transactions".to_owned(), "5".to_owned())];
-    let server = tokio::task::spawn_blocking(move || Server::start(&ServerOptions { settings }).unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(move || {
+        Server::start(&ServerOptions { settings, ..Default::default() }).unwrap()
+    })
+    .await
+    .unwrap();
     let database = Database::create_on(&server).await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
@@ -186,9 +188,11 @@ async fn prepared_transactions_work_and_are_delivered() {
 async fn nothing_that_a_crash_could_undo_is_delivered() {
     let settings = [("wal_writer_delay", "10s"), ("synchronous_commit", "off")];
     let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let server = tokio::task::spawn_blocking(move || Server::start(&ServerOptions { settings }).unwrap())
-        .await
-        .unwrap();
+    let server = tokio::task::spawn_blocking(move || {
+        Server::start(&ServerOptions { settings, ..Default::default() }).unwrap()
+    })
+    .await
+    .unwrap();
     let database = Database::create_on(&server).await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();

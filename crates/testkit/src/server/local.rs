@@ -1,7 +1,7 @@
 //! A server run from local binaries, in a directory of its own.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -101,7 +101,16 @@ impl LocalServer {
         ]);
         command.arg("--pwfile").arg(&secret).arg("--pgdata").arg(self.data());
         self.run(command)?;
-        fs::remove_file(&secret).map_err(ServerError::io("remove the password file"))
+        fs::remove_file(&secret).map_err(ServerError::io("remove the password file"))?;
+        self.let_in_networks().map_err(ServerError::io("let networks in"))
+    }
+
+    fn let_in_networks(&self) -> io::Result<()> {
+        let mut rules = File::options().append(true).open(self.data().join("pg_hba.conf"))?;
+        self.options
+            .networks
+            .iter()
+            .try_for_each(|network| writeln!(rules, "host all all {network} scram-sha-256"))
     }
 
     fn start_on_some_port(&self) -> Result<(), ServerError> {
@@ -131,7 +140,7 @@ impl LocalServer {
         let port = self.port().to_string();
         let socket_folder = self.scratch.path().display().to_string();
         let own = [
-            ("listen_addresses", "127.0.0.1"),
+            ("listen_addresses", if self.options.networks.is_empty() { "127.0.0.1" } else { "*" }),
             ("port", &port),
             ("unix_socket_directories", &socket_folder),
             ("max_connections", "200"),

@@ -1,6 +1,7 @@
 //! Connection strings for one server and any of its databases.
 
 use std::fmt::{self, Write};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use tokio_postgres::Config;
@@ -47,6 +48,14 @@ impl ConnectionString {
 
     pub(super) fn with_user(&self, user: &str, password: &str) -> Self {
         Self { user: user.to_owned(), password: password.to_owned(), ..self.clone() }
+    }
+
+    pub(super) fn with_address(&self, address: SocketAddr) -> Self {
+        Self { host: address.ip().to_string(), port: address.port(), ..self.clone() }
+    }
+
+    pub(super) fn host_and_port(&self) -> (String, u16) {
+        (self.host.clone(), self.port)
     }
 
     /// Host and port, which are no secret.

@@ -36,7 +36,13 @@ impl Script {
         let environment =
             environment.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let program = self.0.join("program");
-        Cluster::new(ClusterOptions { program, pipeline: "# none".to_owned(), environment }).unwrap()
+        Cluster::new(ClusterOptions {
+            program,
+            pipeline: "# none".to_owned(),
+            environment,
+            ..Default::default()
+        })
+        .unwrap()
     }
 }
 

@@ -8,6 +8,9 @@ mod database;
 mod demo;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod failover;
+mod namespace;
+mod proxy;
 mod receiver;
 mod server;
 mod survivors;

@@ -4,7 +4,7 @@ use dapper_testkit::{Database, Server, ServerError, ServerOptions, StopMode, con
 
 fn start(settings: &[(&str, &str)]) -> Server {
     let settings = settings.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
-    Server::start(&ServerOptions { settings }).unwrap()
+    Server::start(&ServerOptions { settings, ..Default::default() }).unwrap()
 }
 
 async fn count(url: &str) -> i64 {
@@ -71,7 +71,7 @@ async fn a_server_named_by_the_variable_is_used_and_left_as_it_was() {
 #[test]
 fn a_setting_that_the_server_refuses_is_an_error_with_its_words() {
     let settings = vec![("no_such_setting".to_owned(), "1".to_owned())];
-    let error = Server::start(&ServerOptions { settings }).unwrap_err();
+    let error = Server::start(&ServerOptions { settings, ..Default::default() }).unwrap_err();
     assert!(
         matches!(&error, ServerError::Program { output, .. } if output.contains("no_such_setting")),
         "{error}"

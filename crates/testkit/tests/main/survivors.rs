@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dapper_testkit::{EtcdOptions, EtcdServer, Server, ServerOptions};
+use dapper_testkit::{EtcdOptions, EtcdServer, Namespace, Server, ServerOptions};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -21,6 +21,12 @@ fn victim() {
     if role == "during-initdb" {
         // Says nothing: whoever runs it kills it at some moment of the start.
         Server::start(&ServerOptions::default()).unwrap();
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    if role == "namespace" {
+        let namespace = Namespace::create().unwrap();
+        println!("\nserver 0 {}", namespace.outside());
         std::thread::sleep(Duration::from_secs(60));
         return;
     }
@@ -89,6 +95,22 @@ fn kill_9_leaves_no_etcd() {
 }
 
 #[test]
+fn kill_9_leaves_no_namespace() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("kill_9_leaves_no_namespace is left out: only root makes namespaces");
+        return;
+    }
+    let mut child = victim_process("namespace");
+    let address = announced(&mut child);
+    let addresses = || Command::new("ip").args(["-oneline", "addr"]).output().unwrap().stdout;
+    let there = || String::from_utf8_lossy(&addresses()).contains(&format!("{address}/30"));
+    assert!(there());
+    kill(pid_of(&child), Signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    soon("no link left", || !there());
+}
+
+#[test]
 fn kill_9_at_any_moment_of_the_start_leaves_nothing() {
     for wait_ms in [0, 30, 100, 200, 300, 500, 700] {
         let mut child = victim_process("during-initdb");
@@ -112,17 +134,21 @@ fn kill_9_at_any_moment_of_the_start_leaves_nothing() {
 /// Runs a victim, ends it, and waits until nothing is left of what it started; returns its process id.
 fn dies(end: impl FnOnce(Pid), role: &str) -> u32 {
     let mut child = victim_process(role);
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line =
-        lines.map_while(Result::ok).find_map(|line| line.strip_prefix("server ").map(str::to_owned)).unwrap();
-    let (_, directory) = line.split_once(' ').unwrap();
-    let directory = PathBuf::from(directory);
+    let directory = PathBuf::from(announced(&mut child));
     end(pid_of(&child));
     child.wait().unwrap();
     soon("no process and no directory left", || {
         !directory.exists() && processes_naming(&directory).is_empty()
     });
     child.id()
+}
+
+/// What the victim says it made, after a process id.
+fn announced(child: &mut Child) -> String {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line =
+        lines.map_while(Result::ok).find_map(|line| line.strip_prefix("server ").map(str::to_owned)).unwrap();
+    line.split_once(' ').unwrap().1.to_owned()
 }
 
 fn victim_process(role: &str) -> Child {
@@ -135,7 +161,7 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_raw(child.id().try_into().unwrap())
 }
 
-fn soon(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn soon(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(15);
     while !done() {
         assert!(Instant::now() < deadline, "not within 15 s: {what}");

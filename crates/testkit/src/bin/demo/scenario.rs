@@ -169,7 +169,7 @@ fn start(
     ];
     environment.extend(etcd.map(|etcd| ("LOCK_URL".to_owned(), etcd.url())));
     let program = arguments.dapper.clone();
-    let mut cluster = Cluster::new(ClusterOptions { program, pipeline, environment })
+    let mut cluster = Cluster::new(ClusterOptions { program, pipeline, environment, ..Default::default() })
         .context("cannot write the pipeline file")?;
     for _ in 0..arguments.replica_count() {
         cluster.start_replica().with_context(|| format!("cannot run {}", arguments.dapper.display()))?;

@@ -1,0 +1,149 @@
+//! The faults.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::StopMode;
+
+/// The time between two commits around a fault: there is always something to handle, and often something on its way.
+pub const COMMIT_EVERY: Duration = Duration::from_millis(2);
+
+/// What is done to the replica that holds the lease, or to the server under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Case {
+    /// SIGTERM.
+    Stop,
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, and SIGCONT three times to live later.
+    Freeze,
+    /// A proxy between the holder and the server passes nothing on, in either direction, until another has taken over;
+    /// then it passes on what it kept.
+    SilentProxy,
+    /// The link between the holder's network namespace and the server's goes down, and up again once another has taken
+    /// over.
+    SilentLink,
+    /// The server ends the session in which the holder has its lease.
+    Terminated,
+    /// The server is stopped in the fast mode, and started.
+    RestartFast,
+    /// The server is stopped in the immediate mode, as by a crash, and started.
+    RestartImmediate,
+}
+
+/// What a case must reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Bounds {
+    pub(super) p50: Duration,
+    pub(super) p99: Duration,
+    pub(super) max: Duration,
+}
+
+impl Case {
+    /// All of them, the quick ones first.
+    pub const ALL: [Self; 8] = [
+        Self::Stop,
+        Self::Kill,
+        Self::Terminated,
+        Self::Freeze,
+        Self::SilentProxy,
+        Self::SilentLink,
+        Self::RestartFast,
+        Self::RestartImmediate,
+    ];
+
+    /// Its name on the command line and in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Kill => "kill",
+            Self::Freeze => "freeze",
+            Self::SilentProxy => "silent-proxy",
+            Self::SilentLink => "silent-link",
+            Self::Terminated => "terminated",
+            Self::RestartFast => "restart-fast",
+            Self::RestartImmediate => "restart-immediate",
+        }
+    }
+
+    /// What it is, in a few words.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Stop => "clean stop (SIGTERM)",
+            Self::Kill => "`kill -9`",
+            Self::Freeze => "frozen for 3 TTL (SIGSTOP, SIGCONT)",
+            Self::SilentProxy => "silent network (proxy)",
+            Self::SilentLink => "silent network (link down)",
+            Self::Terminated => "holder's session terminated",
+            Self::RestartFast => "server restarted, `-m fast`",
+            Self::RestartImmediate => "server restarted, `-m immediate`",
+        }
+    }
+
+    /// Whether milliseconds count, so that one run at a time is made and events come close together.
+    #[must_use]
+    pub const fn is_quiet(self) -> bool {
+        matches!(self, Self::Stop | Self::Kill | Self::Terminated)
+    }
+
+    /// Whether it needs [`Namespace`](crate::Namespace)s, and with them root.
+    #[must_use]
+    pub const fn needs_namespaces(self) -> bool {
+        matches!(self, Self::SilentLink)
+    }
+
+    /// The time between two commits of the trickle, except around a fault, where it is [`COMMIT_EVERY`].
+    pub(super) const fn pause_between_commits(self) -> Duration {
+        if self.is_quiet() { COMMIT_EVERY } else { Duration::from_millis(50) }
+    }
+
+    /// Whether the frozen holder may bring an event late that it had in its hands when it froze. Its token tells.
+    #[must_use]
+    pub const fn may_bring_late(self) -> bool {
+        matches!(self, Self::Freeze)
+    }
+
+    pub(super) const fn replicas(self) -> usize {
+        if self.is_quiet() { 3 } else { 2 }
+    }
+
+    pub(super) const fn stop_mode(self) -> Option<StopMode> {
+        match self {
+            Self::RestartFast => Some(StopMode::Fast),
+            Self::RestartImmediate => Some(StopMode::Immediate),
+            _ => None,
+        }
+    }
+
+    pub(super) fn bounds(self, ttl: Duration) -> Option<Bounds> {
+        let ms = Duration::from_millis;
+        let none = Duration::MAX;
+        match self {
+            Self::Stop => Some(Bounds { p50: ms(10), p99: ms(50), max: none }),
+            Self::Kill => Some(Bounds { p50: ms(20), p99: ms(100), max: none }),
+            Self::Freeze | Self::SilentProxy | Self::SilentLink => {
+                Some(Bounds { p50: none, p99: none, max: ttl + ms(500) })
+            }
+            Self::Terminated | Self::RestartFast | Self::RestartImmediate => None,
+        }
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names: Vec<&str> = Self::ALL.iter().map(|case| case.name()).collect();
+        let found = Self::ALL.into_iter().find(|case| case.name() == text);
+        found.ok_or_else(|| format!("there is no case {text:?}; there are {}", names.join(", ")))
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -9,6 +9,7 @@ mod metadata;
 // The testkit's own file, so that what counts as a local PostgreSQL is written once; a dependency is not wanted here.
 #[path = "../../crates/testkit/src/server/binaries.rs"]
 mod postgres_binaries;
+mod simulation;
 mod steps;
 mod test;
 
@@ -31,6 +32,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Simulate(simulation::Simulate),
+    Model(simulation::Model),
     Test(test::Test),
     Check(check::Check),
     Fix(fix::Fix),
@@ -44,6 +47,8 @@ struct Ci {}
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
+        Command::Simulate(simulate) => simulate.run(),
+        Command::Model(model) => model.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Fix(fix) => fix.run(),

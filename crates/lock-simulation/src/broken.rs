@@ -39,6 +39,13 @@ impl Break {
         Self::TokenReuse,
         Self::Patience,
     ];
+
+    /// Whether the model has what it takes to show the harm: it knows no failures that a caller is told of, no restart
+    /// of the store, and no server that loses patience.
+    #[must_use]
+    pub fn is_modelled(self) -> bool {
+        !matches!(self, Self::Unclear | Self::TokenReuse | Self::Patience)
+    }
 }
 
 impl fmt::Display for Break {

@@ -12,6 +12,8 @@ use crate::{Break, RowRequest};
 
 /// The longest time that the store has to confirm a release.
 const MAX_RELEASE: Duration = Duration::from_secs(5);
+/// The pause before a release that failed is tried again.
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Which call an answer belongs to; unlike a [`RequestId`], unique for as long as the process lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,7 +129,7 @@ pub(crate) enum Stage {
     Idle,
     Acquiring { cancelled: bool, discarding: Option<Discarding> },
     Keeping { token: FencingToken, until: Timestamp, worker: Worker },
-    Releasing { token: FencingToken, deadline: Timestamp, call: Option<CallId> },
+    Releasing { token: FencingToken, deadline: Timestamp, call: Option<CallId>, again_at: Option<Timestamp> },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -217,7 +219,7 @@ impl Driver {
                 worker: Worker::TakingOver { deadline, .. } | Worker::Writing { deadline, .. },
                 ..
             } => earlier(tick(), Some(*deadline)),
-            Stage::Releasing { deadline, .. } => Some(*deadline),
+            Stage::Releasing { deadline, again_at, .. } => earlier(Some(*deadline), *again_at),
         }
     }
 
@@ -225,9 +227,9 @@ impl Driver {
     pub(crate) fn awaits(&self, call: CallId) -> bool {
         let of_stage = match &self.stage {
             Stage::Acquiring { discarding, .. } => discarding.map(|discarding| discarding.call),
-            Stage::Keeping { worker: Worker::TakingOver { call, .. } | Worker::Writing { call, .. }, .. } => {
-                Some(*call)
-            }
+            Stage::Keeping {
+                worker: Worker::TakingOver { call, .. } | Worker::Writing { call, .. }, ..
+            } => Some(*call),
             Stage::Releasing { call, .. } => *call,
             Stage::Idle | Stage::Keeping { .. } => None,
         };
@@ -284,10 +286,12 @@ impl Driver {
                 }
                 return;
             }
-            Stage::Releasing { deadline, .. } => {
+            Stage::Releasing { token, deadline, again_at, .. } => {
                 if now >= *deadline {
                     self.abandon(effects);
                     self.idle(effects);
+                } else if again_at.is_some_and(|at| now >= at) {
+                    self.send_release(*token, effects);
                 }
                 return;
             }
@@ -345,11 +349,13 @@ impl Driver {
     }
 
     fn answered(&mut self, now: Timestamp, call: CallId, answer: Answer, effects: &mut Vec<Effect>) {
-        match &self.stage {
+        match &mut self.stage {
             Stage::Acquiring { discarding: Some(discarding), .. } if discarding.call == call => {
                 return self.discarded(effects);
             }
-            Stage::Releasing { call: Some(release), .. } if *release == call => return self.idle(effects),
+            Stage::Releasing { call: Some(release), .. } if *release == call => {
+                return self.released(now, &answer, effects);
+            }
             _ => {}
         }
         if let Some(pending) = self.pending.take_if(|pending| pending.call == call) {
@@ -456,7 +462,7 @@ impl Driver {
             return self.idle(effects);
         }
         let deadline = now.after(self.release_limit);
-        self.stage = Stage::Releasing { token, deadline, call: None };
+        self.stage = Stage::Releasing { token, deadline, call: None, again_at: None };
         if self.pending.is_none() {
             self.send_release(token, effects);
         }
@@ -464,10 +470,19 @@ impl Driver {
 
     fn send_release(&mut self, token: FencingToken, effects: &mut Vec<Effect>) {
         let id = self.next_call();
-        if let Stage::Releasing { call, .. } = &mut self.stage {
-            *call = Some(id);
+        if let Stage::Releasing { call, again_at, .. } = &mut self.stage {
+            (*call, *again_at) = (Some(id), None);
         }
         effects.push(Effect::Ask(id, Ask::Release(token)));
+    }
+
+    fn released(&mut self, now: Timestamp, answer: &Answer, effects: &mut Vec<Effect>) {
+        match (answer, &mut self.stage) {
+            (Answer::Failed(kind), Stage::Releasing { call, again_at, .. }) if kind.is_transient() => {
+                (*call, *again_at) = (None, Some(now.after(RELEASE_PAUSE)));
+            }
+            _ => self.idle(effects),
+        }
     }
 
     fn discard(&mut self, now: Timestamp, token: FencingToken, effects: &mut Vec<Effect>) {

@@ -71,7 +71,9 @@ mod tests {
         assert!(!row.handle(RowRequest::Write(token(1))));
         assert!(row.handle(RowRequest::TakeOver(token(1))) && row.handle(RowRequest::Write(token(1))));
         assert!(row.handle(RowRequest::TakeOver(token(3))));
-        for request in [RowRequest::Write(token(1)), RowRequest::TakeOver(token(2)), RowRequest::TakeOver(token(3))] {
+        for request in
+            [RowRequest::Write(token(1)), RowRequest::TakeOver(token(2)), RowRequest::TakeOver(token(3))]
+        {
             assert!(!row.handle(request), "{request:?}");
         }
         assert!(row.handle(RowRequest::Write(token(3))));

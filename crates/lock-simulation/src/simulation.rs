@@ -11,11 +11,10 @@ mod queue;
 mod scenario;
 mod world;
 
+use std::fmt;
 use std::ops::AddAssign;
 
-pub use judge::Violation;
-
-use crate::Break;
+use crate::{Break, Violation};
 
 /// What came of one seed.
 #[derive(Clone, Debug, Default)]
@@ -93,4 +92,31 @@ pub fn simulate(seed: u64, broken: Option<Break>) -> Outcome {
 #[must_use]
 pub fn trace(seed: u64, broken: Option<Break>) -> Outcome {
     world::World::new(seed, broken, true).run()
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} events, {} faults, {} messages lost; {} grants ({} on a dead session), {} terms held, {} renewed; \
+             lost: {} expired, {} not holder, {} session; {} gave up; row: {} accepted, {} refused; \
+             {} overlaps after a session was ended by force; \
+             slowest write after the last fault {:.3} times to live",
+            self.events,
+            self.faults,
+            self.lost_messages,
+            self.grants,
+            self.followed_sessions,
+            self.terms,
+            self.renewals,
+            self.expired,
+            self.not_holder,
+            self.session_lost,
+            self.gave_up,
+            self.accepted,
+            self.refused,
+            self.forced_overlaps,
+            self.slowest_progress as f64 / 1000.0,
+        )
+    }
 }

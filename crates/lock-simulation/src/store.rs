@@ -80,8 +80,8 @@ impl StoredLease {
 
     /// Lets the very term run on, if it is still running.
     pub fn renew(&mut self, now: Timestamp, token: FencingToken, caller: Caller) -> Renewal {
-        let is_the_term = self.token == Some(token)
-            && self.held(now).is_some_and(|held| held.holder == caller.holder);
+        let is_the_term =
+            self.token == Some(token) && self.held(now).is_some_and(|held| held.holder == caller.holder);
         if !is_the_term && self.broken != Some(Break::ExactRenew) {
             return Renewal::NotHolder;
         }
@@ -150,7 +150,9 @@ mod tests {
         let (one, other) = (caller(None), caller(None));
         let mut lease = StoredLease::new(None);
         let token = granted(&mut lease, at(0), one);
-        assert!(matches!(lease.try_acquire(at(9), other), Some(TryAcquire::Held(held)) if held.remaining == TTL / 10));
+        assert!(
+            matches!(lease.try_acquire(at(9), other), Some(TryAcquire::Held(held)) if held.remaining == TTL / 10)
+        );
         assert_eq!(lease.renew(at(5), token, one), Renewal::Renewed);
         assert_eq!(lease.renew(at(15), token, one), Renewal::NotHolder);
         assert_eq!(granted(&mut lease, at(15), other), token.next().unwrap());

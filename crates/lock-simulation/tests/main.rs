@@ -1,1 +1,4 @@
-//! Tests.
+//! The lease machine under simulated faults and in the model, each rule broken on purpose included.
+
+mod model;
+mod simulation;

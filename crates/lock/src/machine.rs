@@ -519,6 +519,16 @@ mod tests {
     }
 
     #[test]
+    fn a_lost_answer_to_a_wait_costs_a_short_lease_no_more_than_its_life() {
+        let ttl = SECOND / 10;
+        let mut machine = Machine::new(LeaseConfig::from_ttl(ttl).unwrap(), HolderId::random(), None);
+        let request = try_at(&mut machine, at(0));
+        let held = HeldBy { holder: HolderId::random(), token: token(4), remaining: ttl / 2 };
+        machine.handle(at(1), Input::Tried { request, reply: Ok(TryAcquire::Held(held)) });
+        assert_eq!(machine.next_tick(), Some(at(1).after(ttl / 2).after(ttl)));
+    }
+
+    #[test]
     fn an_eager_wait_does_not_spin() {
         let mut machine = machine();
         let request = try_at(&mut machine, at(0));

@@ -118,7 +118,7 @@ fn encode_stage(rules: &Rules, node: &Node, rank: &dyn Fn(Option<FencingToken>) 
             };
             bytes.extend([3, rank(Some(*token)), left(*until), tick, age, worker, deadline]);
         }
-        Stage::Releasing { token, call, deadline } => {
+        Stage::Releasing { token, call, deadline, .. } => {
             bytes.extend([4, rank(Some(*token)), u8::from(call.is_some()), left(*deadline)]);
         }
     }

@@ -5,9 +5,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::num::NonZeroUsize;
 use std::thread;
 
+use super::Report;
 use super::canon::{Scratch, fingerprint};
 use super::state::{Rules, State, Step, Successor};
-use super::{Found, Report};
+use crate::Violation;
 
 /// How many states one round hands to the threads.
 const ROUND: usize = 1 << 15;
@@ -23,7 +24,7 @@ struct Candidate {
     state: State,
     fingerprint: u128,
     origin: Origin,
-    found: Option<Found>,
+    found: Option<Violation>,
 }
 
 /// A fingerprint is its own hash.
@@ -66,7 +67,10 @@ pub(super) fn explore(rules: &Rules, progress: &mut dyn FnMut(&Report)) -> Repor
                     return report;
                 }
                 if visited.insert(fingerprint, ()).is_none() {
-                    next.push((u32::try_from(origins.len()).expect("fewer than 2^32 states fit the memory"), state));
+                    next.push((
+                        u32::try_from(origins.len()).expect("fewer than 2^32 states fit the memory"),
+                        state,
+                    ));
                     origins.push(origin);
                     report.states += 1;
                 }
@@ -80,7 +84,12 @@ pub(super) fn explore(rules: &Rules, progress: &mut dyn FnMut(&Report)) -> Repor
 }
 
 /// The unvisited successors of the states, in their order.
-fn expand(rules: &Rules, states: &[(u32, State)], visited: &Visited, transitions: &mut u64) -> Vec<Candidate> {
+fn expand(
+    rules: &Rules,
+    states: &[(u32, State)],
+    visited: &Visited,
+    transitions: &mut u64,
+) -> Vec<Candidate> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let share = states.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
@@ -146,7 +155,9 @@ fn line(after: &State, step: &Step) -> String {
         .filter_map(|(index, node)| Some(format!("node {index} holds {}", node.driver.valid(node.local)?)))
         .collect();
     let step = match step {
-        Step::Tick { paused, missed } => format!("a tick; paused {paused:03b}, clocks that miss it {missed:03b}"),
+        Step::Tick { paused, missed } => {
+            format!("a tick; paused {paused:03b}, clocks that miss it {missed:03b}")
+        }
         Step::Node(node, event) => format!("node {node}: {event:?}"),
         Step::Delivered(message) => {
             format!("node {}.{}: arrives: {:?}", message.node, message.start, message.body)

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use dapper_lock::{FencingToken, HolderId, LeaseConfig, Timestamp, TryAcquire};
 
-use super::{Configuration, Found};
+use super::Configuration;
 use crate::driver::{Answer, Ask, CallId, Driver, Effect, Event, Stage};
 use crate::store::{Caller, SessionId, StoredLease};
-use crate::{Break, Row, RowRequest};
+use crate::{Break, Row, RowRequest, Violation};
 
 /// The length of a tick. Everything in the machine that is shorter (pauses, the limits of waits and releases) is far
 /// below it.
@@ -71,7 +71,7 @@ pub(super) enum Body {
 }
 
 /// A state that can follow, and how it came about, or what is wrong with it.
-pub(super) type Successor = (State, Step, Option<Found>);
+pub(super) type Successor = (State, Step, Option<Violation>);
 
 /// What happens from one state to the next.
 #[derive(Clone, Debug)]
@@ -90,7 +90,8 @@ impl Rules {
         let lease = LeaseConfig::new(TICK * u32::from(ttl), TICK * u32::from(renew_every), margin)
             .expect("the configuration was checked");
         let starts = usize::from(configuration.restarts) + 1;
-        let holders = (0..configuration.nodes).map(|_| (0..starts).map(|_| HolderId::random()).collect());
+        let holders = (0..usize::from(configuration.nodes))
+            .map(|node| (0..starts).map(|start| holder(node, start)).collect());
         Self { holders: holders.collect(), configuration, lease }
     }
 
@@ -122,7 +123,8 @@ impl Rules {
     }
 
     fn driver(&self, node: usize, start: u8) -> Driver {
-        Driver::new(self.lease, self.holders[node][usize::from(start)], self.configuration.broken).in_proportion()
+        Driver::new(self.lease, self.holders[node][usize::from(start)], self.configuration.broken)
+            .in_proportion()
     }
 
     /// All states that can follow.
@@ -229,7 +231,7 @@ impl Rules {
         self.forget_idle_messages(state);
     }
 
-    fn deliver(&self, state: &mut State, message: &Message) -> Option<Found> {
+    fn deliver(&self, state: &mut State, message: &Message) -> Option<Violation> {
         let index = usize::from(message.node);
         let holder = self.holders[index][usize::from(message.start)];
         let answer = match &message.body {
@@ -249,7 +251,7 @@ impl Rules {
                 let accepted = state.row.handle(*request);
                 let (RowRequest::TakeOver(token) | RowRequest::Write(token)) = *request;
                 if accepted && let Some(begun) = state.begun.filter(|begun| token < *begun) {
-                    return Some(Found::StaleWrite { accepted: token, begun });
+                    return Some(Violation::StaleWrite { accepted: token, begun });
                 }
                 if accepted {
                     state.begun = Some(token);
@@ -271,7 +273,7 @@ impl Rules {
                 };
                 if let Answer::Tried(TryAcquire::Granted(token)) = answer {
                     if let Some(before) = state.granted.filter(|before| token <= *before) {
-                        return Some(Found::TokenOrder { token, before });
+                        return Some(Violation::TokenOrder { token, before });
                     }
                     state.granted = Some(token);
                 }
@@ -313,20 +315,28 @@ impl Rules {
             if is_due {
                 must_pause |= bit;
             }
-            if is_due || state.messages.iter().any(|message| usize::from(message.node) == index && is_overdue(message))
+            if is_due
+                || state
+                    .messages
+                    .iter()
+                    .any(|message| usize::from(message.node) == index && is_overdue(message))
             {
                 duties |= bit;
             }
         }
         for paused in 0..1_u8 << state.nodes.len() {
-            if paused & !duties != 0 || must_pause & !paused != 0 || paused.count_ones() > u32::from(state.pauses) {
+            if paused & !duties != 0
+                || must_pause & !paused != 0
+                || paused.count_ones() > u32::from(state.pauses)
+            {
                 continue;
             }
             let is_excused = |message: &Message| {
                 let node = &state.nodes[usize::from(message.node)];
                 node.start == message.start && (node.paused || paused & (1 << message.node) != 0)
             };
-            let lost = state.messages.iter().filter(|message| is_overdue(message) && !is_excused(message)).count();
+            let lost =
+                state.messages.iter().filter(|message| is_overdue(message) && !is_excused(message)).count();
             if lost > usize::from(state.losses) {
                 continue;
             }
@@ -354,9 +364,8 @@ impl Rules {
         // One in ttl / margin is the stated bound.
         let every = ttl / margin - 1;
         for missed in 0..1_u8 << state.nodes.len() {
-            let may_miss = |index: usize| {
-                state.nodes[index].since_miss.is_some_and(|since_miss| since_miss >= every)
-            };
+            let may_miss =
+                |index: usize| state.nodes[index].since_miss.is_some_and(|since_miss| since_miss >= every);
             if (0..state.nodes.len()).any(|index| missed & (1 << index) != 0 && !may_miss(index)) {
                 continue;
             }
@@ -366,7 +375,8 @@ impl Rules {
                     node.since_miss = Some(0);
                 } else {
                     node.local = node.local.after(TICK);
-                    node.since_miss = node.since_miss.map(|since_miss| since_miss.saturating_add(1).min(every));
+                    node.since_miss =
+                        node.since_miss.map(|since_miss| since_miss.saturating_add(1).min(every));
                 }
             }
             let found = self.check(&next);
@@ -374,11 +384,15 @@ impl Rules {
         }
     }
 
-    fn check(&self, state: &State) -> Option<Found> {
+    fn check(&self, state: &State) -> Option<Violation> {
         let mut valid = state.nodes.iter().filter_map(|node| node.driver.valid(node.local));
         let (one, other) = (valid.next()?, valid.next()?);
-        Some(Found::TwoHolders { new: one.max(other), old: one.min(other) })
+        Some(Violation::TwoHolders { new: one.max(other), old: one.min(other) })
     }
+}
+
+fn holder(node: usize, start: usize) -> HolderId {
+    format!("{node:016x}{start:016x}").parse().expect("32 hexadecimal digits are an identity")
 }
 
 /// Whether the node has something to do before time may go on.

@@ -41,6 +41,9 @@ impl Clock {
 }
 
 fn scale(time: u64, by: u64, of: u64) -> u64 {
+    if let Some(product) = time.checked_mul(by) {
+        return product / of;
+    }
     u64::try_from(u128::from(time) * u128::from(by) / u128::from(of)).unwrap_or(u64::MAX)
 }
 

@@ -155,7 +155,10 @@ impl World {
         let mut is_any_left = false;
         for index in 0..self.sessions.len() {
             let session = &self.sessions[index];
-            if !session.is_alive || session.opened_at == u64::MAX || self.seats[session.owner.seat].node != node {
+            if !session.is_alive
+                || session.opened_at == u64::MAX
+                || self.seats[session.owner.seat].node != node
+            {
                 continue;
             }
             if session.opened_at.max(since) + patience <= self.now {

@@ -1,14 +1,14 @@
 //! What is going to happen, in the order of time.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use dapper_lock::FencingToken;
 
-use crate::driver::{Answer, Ask, CallId};
-use crate::store::{Caller, SessionId};
 use super::world::Waiter;
 use crate::RowRequest;
+use crate::driver::{Answer, Ask, CallId};
+use crate::store::{Caller, SessionId};
 
 /// One driver of one start of a node's process. What is sent to an earlier start reaches nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,47 +52,33 @@ pub(crate) enum Happening {
     StoreUp,
 }
 
-#[derive(Debug)]
-struct Entry {
-    at: u64,
-    order: u64,
-    happening: Happening,
-}
-
 /// All that is going to happen.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    entries: BinaryHeap<Reverse<Entry>>,
-    pushed: u64,
+    /// In one number the time, the order among those of one time, and where it is kept: what is moved about in the heap
+    /// is small and soon compared.
+    entries: BinaryHeap<Reverse<u128>>,
+    kept: Vec<Option<Happening>>,
+    free: Vec<u32>,
+    pushed: u32,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: u64, happening: Happening) {
         self.pushed += 1;
-        self.entries.push(Reverse(Entry { at, order: self.pushed, happening }));
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.kept.push(None);
+            self.kept.len() as u32 - 1
+        });
+        self.kept[index as usize] = Some(happening);
+        let order = u64::from(self.pushed) << 32 | u64::from(index);
+        self.entries.push(Reverse(u128::from(at) << 64 | u128::from(order)));
     }
 
     pub(crate) fn pop(&mut self) -> Option<(u64, Happening)> {
-        self.entries.pop().map(|Reverse(entry)| (entry.at, entry.happening))
+        let Reverse(entry) = self.entries.pop()?;
+        let index = entry as u32;
+        self.free.push(index);
+        Some(((entry >> 64) as u64, self.kept[index as usize].take()?))
     }
 }
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Entry {}

@@ -83,7 +83,7 @@ impl Scenario {
             faults.push(Fault::EndSession);
         }
         faults.retain(|_| rng.bool());
-        let calm_at = ttl * rng.u64(3..=8);
+        let calm_at = ttl * rng.u64(3..=7);
         let some = |rng: &mut Rng, odds: PerMille| if rng.bool() { rng.u32(0..=odds) } else { 0 };
         Self {
             nodes: rng.usize(2..=5),
@@ -99,7 +99,7 @@ impl Scenario {
             duplicates: if sessions { 0 } else { some(rng, 100) },
             faults,
             fault_every: ttl / 10 * rng.u64(2..=20),
-            user_every: ttl / 100 * rng.u64(10..=60),
+            user_every: ttl / 100 * rng.u64(20..=80),
             lets_go: some(rng, 100),
             cancels: some(rng, 100),
             calm_at,

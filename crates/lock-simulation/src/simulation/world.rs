@@ -4,13 +4,13 @@ use dapper_lock::{HolderId, LossReason, Timestamp};
 use fastrand::Rng;
 
 use super::clock::Clock;
-use super::judge::{Book, Violation};
+use super::judge::Book;
 use super::queue::{Address, Happening, Queue};
 use super::scenario::Scenario;
 use super::{Outcome, Tally};
 use crate::driver::{Ask, CallId, Driver, Effect, Event};
 use crate::store::{Caller, SessionId, StoredLease};
-use crate::{Break, Row};
+use crate::{Break, Row, Violation};
 
 /// Everything there is in one run.
 pub(crate) struct World {
@@ -368,7 +368,8 @@ impl World {
     pub(super) fn violated(&mut self, violation: Violation) {
         self.note(|_| format!("VIOLATION: {violation}"));
         // One of each kind says enough.
-        let is_known = |known: &Violation| std::mem::discriminant(known) == std::mem::discriminant(&violation);
+        let is_known =
+            |known: &Violation| std::mem::discriminant(known) == std::mem::discriminant(&violation);
         if !self.violations.iter().any(is_known) {
             self.violations.push(violation);
         }

@@ -6,13 +6,14 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 12] = [
+const ALLOWED: [(&str, &[&str]); 13] = [
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
     ("dapper-lock", &[]),
     ("dapper-lock-conformance", &["dapper-lock"]),
     ("dapper-lock-postgres", &["dapper-lock"]),
     ("dapper-lock-etcd", &["dapper-lock"]),
+    ("dapper-lock-simulation", &["dapper-lock"]),
     ("dapper-orchestrator", &["dapper-core"]),
     ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock"]),
     ("dapper-webhook", &["dapper-core"]),
@@ -34,7 +35,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
 ];
 
 /// Packages that must not be built from any client of a database or a store.
-const WITHOUT_CLIENT: [&str; 4] = ["dapper-core", "dapper-payload", "dapper-lock", "dapper-orchestrator"];
+const WITHOUT_CLIENT: [&str; 5] =
+    ["dapper-core", "dapper-payload", "dapper-lock", "dapper-lock-simulation", "dapper-orchestrator"];
 
 const CLIENTS: [&str; 12] = [
     "async-nats",

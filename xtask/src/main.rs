@@ -18,6 +18,7 @@ mod metadata;
 mod packages;
 #[path = "../../crates/testkit/src/server/binaries.rs"]
 mod postgres_binaries;
+mod simulation;
 mod steps;
 mod test;
 
@@ -42,6 +43,8 @@ struct Arguments {
 enum Command {
     Demo(demo::Demo),
     Failover(failover::Failover),
+    Simulate(simulation::Simulate),
+    Model(simulation::Model),
     Test(test::Test),
     Check(check::Check),
     Conformance(conformance::Conformance),
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
+        Command::Simulate(simulate) => simulate.run(),
+        Command::Model(model) => model.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),

@@ -46,7 +46,7 @@ pub const MAX_FAILURES: u32 = 5;
 pub const TRY_GAP: Duration = Duration::from_millis(10);
 /// The longest time that the store is asked to wait in one call.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
-/// How much longer than asked a store's wait may take before it is abandoned.
+/// How much longer than asked a store's wait may take before it is abandoned; never more than the time to live.
 pub const WAIT_GRACE: Duration = Duration::from_secs(1);
 
 /// Which request a reply belongs to.
@@ -194,7 +194,7 @@ impl Machine {
         match &self.state {
             State::Pausing { until } => Some(*until),
             State::Trying(_) | State::Over => None,
-            State::Waiting { until, .. } => Some(until.after(WAIT_GRACE)),
+            State::Waiting { until, .. } => Some(until.after(self.grace())),
             State::Holding(holding) if holding.in_flight.is_some() => Some(holding.valid_until),
             State::Holding(holding) => Some(holding.renew_at.min(holding.valid_until)),
         }
@@ -217,10 +217,15 @@ impl Machine {
         }
     }
 
+    /// A lost answer to a wait costs no more than another lease's life, however short that is.
+    fn grace(&self) -> Duration {
+        WAIT_GRACE.min(self.config.ttl())
+    }
+
     fn tick(&mut self, now: Timestamp) -> Vec<Action> {
         match &self.state {
             State::Pausing { until } if now >= *until => self.try_now(now),
-            State::Waiting { until, .. } if now >= until.after(WAIT_GRACE) => self.try_now(now),
+            State::Waiting { until, .. } if now >= until.after(self.grace()) => self.try_now(now),
             State::Holding(holding) if holding.in_flight.is_none() && now >= holding.renew_at => {
                 self.renew_now(now)
             }
@@ -511,6 +516,16 @@ mod tests {
             grant(&mut machine, at(0), at(1), 7),
             [Action::Discard { token: token(7) }, Action::GiveUp(cause)]
         );
+    }
+
+    #[test]
+    fn a_lost_answer_to_a_wait_costs_a_short_lease_no_more_than_its_life() {
+        let ttl = SECOND / 10;
+        let mut machine = Machine::new(LeaseConfig::from_ttl(ttl).unwrap(), HolderId::random(), None);
+        let request = try_at(&mut machine, at(0));
+        let held = HeldBy { holder: HolderId::random(), token: token(4), remaining: ttl / 2 };
+        machine.handle(at(1), Input::Tried { request, reply: Ok(TryAcquire::Held(held)) });
+        assert_eq!(machine.next_tick(), Some(at(1).after(ttl / 2).after(ttl)));
     }
 
     #[test]

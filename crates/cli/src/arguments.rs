@@ -49,6 +49,13 @@ const REBASE: &str = "\
 Example:
   dapper rebase pipeline.toml orders-input";
 
+const ACCEPT_LOCK_STORE: &str = "\
+Examples:
+  dapper accept-lock-store new.toml orders-input --old old.toml
+  dapper accept-lock-store pipeline.toml orders-input --old-is-gone
+
+Exit code: 0 when the input has been moved, 1 with one line on standard error when not, 2 for wrong use.";
+
 /// Hands every committed change of a PostgreSQL database to processes, over many replicas.
 #[derive(Debug, Parser)]
 #[command(name = "dapper", version, after_help = EXAMPLE, arg_required_else_help = true)]
@@ -111,6 +118,16 @@ pub(crate) enum Command {
     /// marked as a possible repeat. Stop all replicas first.
     #[command(after_help = REBASE)]
     Rebase(Rebase),
+    /// Moves an input to the lock store that its pipeline file now names.
+    ///
+    /// Whoever reads is fenced by the tokens of its lease, and the tokens of two lock stores can't be compared. So after a
+    /// change of [lock], or of the place where the leases are, an input refuses to start; the same when the lock store was
+    /// restored from a backup and its tokens went back. This accepts the store that the file names as it is. Its tokens
+    /// are counted on from the old store's, so that no receiver ever sees a lower one.
+    ///
+    /// Stop all replicas that use the old store first. With --old it makes sure that none of them holds the lease.
+    #[command(after_help = ACCEPT_LOCK_STORE)]
+    AcceptLockStore(AcceptLockStore),
 }
 
 #[derive(Args, Debug)]
@@ -149,6 +166,20 @@ pub(crate) struct Rebase {
     pub(crate) pipeline: PathBuf,
     /// The name of the input, as in the pipeline file.
     pub(crate) input: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AcceptLockStore {
+    /// The pipeline file, with the new lock store.
+    pub(crate) pipeline: PathBuf,
+    /// The name of the input, as in the pipeline file.
+    pub(crate) input: String,
+    /// The pipeline file as it was, with the old lock store: refuse while a replica holds the lease there.
+    #[arg(long, value_name = "PIPELINE", required_unless_present = "old_is_gone")]
+    pub(crate) old: Option<PathBuf>,
+    /// The old lock store is gone for good, and nobody will use it again.
+    #[arg(long, conflicts_with = "old")]
+    pub(crate) old_is_gone: bool,
 }
 
 /// A checked log filter. Kept as text, because the filter itself cannot be copied.

@@ -18,7 +18,8 @@ use crate::etcd;
 use crate::locks::{LockBackend, LockConfig, LockConfigError, ProbeError};
 use crate::pipeline::{CONNECTION_STRING, InputSection, LockSection, Pipeline, Problem, ProcessSection};
 
-const POSTGRES: &str = "postgres";
+/// The type of input, and the lock backend.
+pub(crate) const POSTGRES: &str = "postgres";
 const MEMORY: &str = "memory";
 
 /// The keys of an input of type `postgres`, besides those of every input.
@@ -159,7 +160,7 @@ impl Backends {
     }
 
     /// Where the leases are kept.
-    fn leases(&self, loaded: &Loaded) -> anyhow::Result<Leases> {
+    pub(crate) fn leases(&self, loaded: &Loaded) -> anyhow::Result<Leases> {
         let (config, lock) = (lease_config(loaded)?, &loaded.pipeline.lock);
         if are_beside_cursors(lock) {
             return Ok(Leases::BesideCursors(config));
@@ -255,7 +256,7 @@ fn lease_config(loaded: &Loaded) -> Result<LeaseConfig, Problem> {
 
 /// Where the leases are.
 #[derive(Clone)]
-enum Leases {
+pub(crate) enum Leases {
     /// In one place for all inputs, which the file names. Other pipelines may share it.
     Shared(Arc<LockManager>),
     /// Each input's in its own database and schema: whoever reaches the cursor reaches the lease, and both go together.
@@ -263,7 +264,8 @@ enum Leases {
 }
 
 impl Leases {
-    fn manager(&self, input: &InputConfig) -> Result<Arc<LockManager>, PostgresError> {
+    /// The manager of an input's leases.
+    pub(crate) fn manager(&self, input: &InputConfig) -> Result<Arc<LockManager>, PostgresError> {
         match self {
             Self::Shared(manager) => Ok(Arc::clone(manager)),
             Self::BesideCursors(config) => {

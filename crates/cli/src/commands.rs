@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod accept_lock_store;
 mod check;
 
 use std::env;
@@ -21,6 +22,7 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Check(arguments) => check::check(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::Rebase(arguments) => rebase(&arguments, backends).await,
+        Command::AcceptLockStore(arguments) => accept_lock_store::run(&arguments, backends).await,
     }
 }
 

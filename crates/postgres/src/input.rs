@@ -185,7 +185,7 @@ impl Input for PostgresInput {
 
 /// Inputs of one name on one database exclude each other; the same name on another database does not, even where both
 /// use one lock store.
-fn resource(options: &Options, session: &Session) -> Result<Resource, PostgresError> {
+pub(crate) fn resource(options: &Options, session: &Session) -> Result<Resource, PostgresError> {
     let server = &session.server;
     // A database's name may be long, and may hold anything; its hash does for telling databases apart.
     let name = format!(

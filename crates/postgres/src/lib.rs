@@ -54,8 +54,8 @@ pub use connection::ConnectionString;
 pub use error::PostgresError;
 pub use input::PostgresInput;
 pub use maintenance::{
-    AcceptedLockStore, ServerInfo, UninstallReport, accept_lock_store, probe, probe_schema, rebase,
-    uninstall, validate,
+    AcceptedLockStore, ServerInfo, UninstallReport, accept_lock_store, lease_resource, probe, probe_schema,
+    rebase, uninstall, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::OPTION_KEYS;

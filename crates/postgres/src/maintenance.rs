@@ -5,12 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use dapper_core::InputConfig;
-use dapper_lock::StoreId;
+use dapper_lock::{Resource, StoreId};
 
 use crate::PostgresError;
 use crate::connection::ConnectionString;
 use crate::coverage;
-use crate::input::application_name;
+use crate::input::{application_name, resource};
 use crate::layout;
 use crate::names::quote_identifier;
 use crate::options::Options;
@@ -165,6 +165,16 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     )
     .await?;
     Ok(count.get::<_, i64>(0).unsigned_abs())
+}
+
+/// The resource whose lease decides which replica of the input reads.
+///
+/// # Errors
+/// Those of [`validate`] and of connecting.
+pub async fn lease_resource(config: &InputConfig) -> Result<Resource, PostgresError> {
+    let options = Options::parse(config)?;
+    let session = Session::open(&options.connection, "dapper accept-lock-store").await?;
+    resource(&options, &session)
 }
 
 /// What [`accept_lock_store`] has replaced.

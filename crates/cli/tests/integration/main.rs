@@ -6,6 +6,7 @@ mod check;
 mod etcd;
 mod failover;
 mod lock_faults;
+mod moving;
 mod refusals;
 mod running;
 mod servers;

@@ -4,13 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use dapper_core::Operation;
-use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Row};
 
 use crate::PostgresError;
+use crate::capture::{self, CAPTURED, Function, Source};
 use crate::layout;
-use crate::names::{Names, quote_identifier, quote_literal};
+use crate::names::{Names, quote_identifier};
 use crate::options::Options;
 use crate::session::bounded;
 
@@ -23,8 +22,6 @@ const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-const CAPTURE_SQL: &str = include_str!("capture.sql");
 
 /// What one round of comparing found and did.
 #[derive(Debug, Default)]
@@ -44,9 +41,7 @@ struct Table {
     name: String,
     root_schema: String,
     root_name: String,
-    key: Vec<String>,
-    /// Whether the text of some key column depends on settings of the session that writes.
-    setting_dependent: bool,
+    source: Source,
     /// SHA-256 of the source of the function that is there.
     function: Option<Vec<u8>>,
     function_settings: Vec<String>,
@@ -173,17 +168,13 @@ fn table(row: &Row) -> Table {
         name: row.get(2),
         root_schema: row.get(3),
         root_name: row.get(4),
-        key: row.get(5),
-        setting_dependent: row.get(6),
+        source: Source { key: row.get(5), setting_dependent: row.get(6) },
         function: row.get(7),
         function_settings: row.get(8),
         triggers: row.get(9),
         all_triggers: row.get(10),
     }
 }
-
-const CAPTURED: [Operation; 4] =
-    [Operation::Create, Operation::Update, Operation::Delete, Operation::Truncate];
 
 /// The statements that make a table right; none when it is. Replacing a function takes no lock on the table, creating a
 /// trigger takes SHARE ROW EXCLUSIVE (writers wait for it), dropping one ACCESS EXCLUSIVE.
@@ -193,12 +184,9 @@ fn plan(options: &Options, table: &Table) -> Vec<String> {
     let wanted = options.wants(table);
     let mut statements = Vec::new();
     if let Some(location) = wanted {
-        let body = function_body(names, table, location);
-        let settings = if table.setting_dependent { PINNED_SETTINGS } else { &[] };
-        let current = table.function.as_deref() == Some(Sha256::digest(body.as_bytes()).as_slice())
-            && table.function_settings.iter().map(String::as_str).eq(settings.iter().copied());
-        if !current {
-            statements.push(function_sql(names, table.oid, &body, settings));
+        let function = Function::new(names, &table.source, location);
+        if !function.is(table.function.as_deref(), &table.function_settings) {
+            statements.push(function.sql(names, table.oid));
         }
     }
     for operation in CAPTURED {
@@ -211,105 +199,14 @@ fn plan(options: &Options, table: &Table) -> Vec<String> {
             statements.push(format!("DROP TRIGGER IF EXISTS {quoted} ON {relation}"));
         }
         if is_wanted && !is_right {
-            statements.push(trigger_sql(names, table.oid, operation, &quoted, &relation));
+            statements.push(capture::trigger_sql(names, table.oid, operation, &quoted, &relation));
         }
     }
     statements
 }
 
-fn trigger_sql(names: &Names, oid: u32, operation: Operation, trigger: &str, relation: &str) -> String {
-    let (event, referencing) = match operation {
-        Operation::Create => ("INSERT", "REFERENCING NEW TABLE AS new_rows"),
-        Operation::Update => ("UPDATE", "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
-        Operation::Delete => ("DELETE", "REFERENCING OLD TABLE AS old_rows"),
-        Operation::Truncate | Operation::Read => ("TRUNCATE", ""),
-    };
-    format!(
-        "CREATE TRIGGER {trigger} AFTER {event} ON {relation} {referencing} FOR EACH STATEMENT \
-         EXECUTE FUNCTION {}.capture_{oid}()",
-        quote_identifier(&names.schema)
-    )
-}
-
-/// What a function pins when a key's text would otherwise depend on the writer's settings, as `proconfig` has it.
-const PINNED_SETTINGS: &[&str] = &[
-    "TimeZone=UTC",
-    "bytea_output=hex",
-    "extra_float_digits=1",
-    "IntervalStyle=postgres",
-    "DateStyle=ISO, MDY",
-    "lc_monetary=C",
-];
-
-/// SECURITY DEFINER because writers have no rights on our schema. It sets no `search_path` of its own, which costs on
-/// every call; instead every name and operator in it is qualified.
-fn function_sql(names: &Names, oid: u32, body: &str, settings: &[&str]) -> String {
-    let settings: String = settings
-        .iter()
-        .filter_map(|setting| setting.split_once('='))
-        .map(|(name, value)| {
-            format!(" SET {name} TO {}", value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", "))
-        })
-        .collect();
-    let function = format!("{}.capture_{oid}()", quote_identifier(&names.schema));
-    format!(
-        "CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS {};
-         REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
-        quote_literal(body)
-    )
-}
-
-fn function_body(names: &Names, table: &Table, (schema, name): (&str, &str)) -> String {
-    let json = |text: &str| serde_json::to_string(text).expect("text is valid JSON");
-    let columns: Vec<String> = table.key.iter().map(|column| quote_identifier(column)).collect();
-    let values: Vec<String> = columns
-        .iter()
-        .map(|column| format!("COALESCE(pg_catalog.to_json(r.{column})::pg_catalog.text, 'null')"))
-        .collect();
-    let key = match values.as_slice() {
-        [] => "'null'::pg_catalog.text".to_owned(),
-        [value] => value.clone(),
-        values => format!("pg_catalog.concat('[', {}, ']')", values.join(", ',', ")),
-    };
-    let selected: Vec<String> = columns.iter().map(|column| format!("o.{column}")).collect();
-    let schema_field =
-        if schema == "public" { String::new() } else { format!("\"schema\":{},", json(schema)) };
-    let prefix = format!("{{{schema_field}\"tbl\":{},\"op\":\"", json(name));
-    let key_columns: Vec<String> = table.key.iter().map(|column| json(column)).collect();
-    let middle = format!("\",\"key\":[{}],\"ids\":[", key_columns.join(","));
-    fill(
-        CAPTURE_SQL,
-        &[
-            ("{schema}", &quote_identifier(&names.schema)),
-            ("{channel}", &quote_literal(&names.channel)),
-            ("{key}", &key),
-            ("{columns}", &selected.join(", ")),
-            ("{prefix}", &quote_literal(&prefix)),
-            ("{middle}", &quote_literal(&middle)),
-        ],
-    )
-}
-
-/// Fills in all placeholders in one pass, so that a value which looks like a placeholder stays as it is.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(template.len() * 2);
-    let mut rest = template;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some((name, value)) = values.iter().find(|(name, _)| rest.starts_with(name)) {
-            out.push_str(value);
-            rest = &rest[name.len()..];
-        } else {
-            out.push('{');
-            rest = &rest[1..];
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Makes the change in one transaction, giving up on a lock soon and trying again a few times. The plan is made under the lock that keeps installations apart, so that two never do the same thing.
+/// Makes the change in one transaction, giving up on a lock soon and trying again a few times. The plan is made under the
+/// lock that keeps installations apart, so that two never do the same thing.
 async fn apply(client: &Client, names: &Names, change: &Change<'_>) -> Result<(), PostgresError> {
     let begin = format!(
         "BEGIN; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SELECT pg_catalog.pg_advisory_xact_lock({})",
@@ -423,10 +320,5 @@ mod tests {
             assert!(pause <= LONGEST_PAUSE);
             last = pause;
         }
-    }
-
-    #[test]
-    fn values_that_look_like_placeholders_are_left_alone() {
-        assert_eq!(fill("{a} {b} {c}", &[("{a}", "{b}"), ("{b}", "x")]), "{b} x {c}");
     }
 }

@@ -10,7 +10,9 @@ use crate::session::{Server, Session, bounded};
 /// Grows with every change of the objects in the schema; kept in the schema's comment.
 const LAYOUT: i64 = 1;
 
-const LAYOUT_SQL: &str = include_str!("layout.sql");
+/// The objects in the order in which they depend on each other.
+const LAYOUT_SQL: &str =
+    concat!(include_str!("layout.sql"), "\n", include_str!("keys.sql"), "\n", include_str!("statement.sql"));
 
 /// Makes sure that the schema and all in it but the tables' functions are there. Does no more than look when they are.
 ///
@@ -100,7 +102,11 @@ fn sql(names: &Names, server: &Server) -> String {
         .replace("{schema}", &schema)
         .replace("{timeline}", &server.timeline.to_string());
     let comment = quote_literal(&format!("dapper input {}, layout {LAYOUT}", names.id));
-    format!("{objects}\nCOMMENT ON SCHEMA {schema} IS {comment};")
+    format!(
+        "{objects}
+         REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;
+         COMMENT ON SCHEMA {schema} IS {comment};"
+    )
 }
 
 /// The advisory lock that keeps installations of one input apart; of transaction level, so it can't be left behind.

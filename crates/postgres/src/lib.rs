@@ -28,6 +28,7 @@
 //! # }
 //! ```
 
+mod capture;
 mod connection;
 mod coverage;
 mod cursor;

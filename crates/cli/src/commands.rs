@@ -1,6 +1,8 @@
 //! What each command does.
 
 mod check;
+mod doctor;
+mod install;
 
 use std::env;
 use std::fs;
@@ -19,6 +21,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
     match command {
         Command::Run(arguments) => run_pipeline(arguments, backends).await,
         Command::Check(arguments) => check::check(&arguments, backends).await,
+        Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
+        Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::Rebase(arguments) => rebase(&arguments, backends).await,
     }

@@ -4,6 +4,7 @@ use dapper_core::Operation;
 use sha2::{Digest, Sha256};
 
 use crate::names::{Names, quote_identifier, quote_literal};
+use crate::options::Options;
 
 const CAPTURE_SQL: &str = include_str!("capture.sql");
 
@@ -19,6 +20,13 @@ pub(crate) struct Source {
     pub(crate) setting_dependent: bool,
 }
 
+impl Source {
+    /// Of a table that is not known yet: the static statement fails, and the one that asks the catalog takes its place.
+    pub(crate) fn unknown() -> Self {
+        Self { key: vec!["dapper: not known yet".to_owned()], setting_dependent: false }
+    }
+}
+
 /// The function that a table's triggers run.
 pub(crate) struct Function {
     body: String,
@@ -27,9 +35,13 @@ pub(crate) struct Function {
 
 impl Function {
     /// The function for a table whose events carry `location`, a schema and a name.
-    pub(crate) fn new(names: &Names, source: &Source, location: (&str, &str)) -> Self {
+    pub(crate) fn new(options: &Options, source: &Source, location: (&str, &str)) -> Self {
         let settings = if source.setting_dependent { PINNED_SETTINGS } else { &[] };
-        Self { body: body(names, source, location), settings }
+        Self { body: body(options, source, location), settings }
+    }
+
+    pub(crate) fn body(&self) -> &str {
+        &self.body
     }
 
     /// Whether it is the one that is there: by the SHA-256 of that one's source, and its settings.
@@ -92,7 +104,8 @@ const PINNED_SETTINGS: &[&str] = &[
     "lc_monetary=C",
 ];
 
-fn body(names: &Names, source: &Source, (schema, name): (&str, &str)) -> String {
+fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> String {
+    let names = &options.names;
     let json = |text: &str| serde_json::to_string(text).expect("text is valid JSON");
     let columns: Vec<String> = source.key.iter().map(|column| quote_identifier(column)).collect();
     let values: Vec<String> = columns
@@ -119,12 +132,26 @@ fn body(names: &Names, source: &Source, (schema, name): (&str, &str)) -> String 
             ("{columns}", &selected.join(", ")),
             ("{prefix}", &quote_literal(&prefix)),
             ("{middle}", &quote_literal(&middle)),
+            ("{cap}", &cap(options)),
         ],
     )
 }
 
+/// Refuses to record beyond `max_size`. Measuring takes some time, so it is done once for every so many change sets, and
+/// for each one while the limit is reached.
+fn cap(options: &Options) -> String {
+    let Some(bytes) = options.max_size else { return String::new() };
+    let schema = quote_identifier(&options.names.schema);
+    format!(
+        "IF (SELECT f.last_value FROM {schema}.is_full f) OPERATOR(pg_catalog.=) 1
+            OR (SELECT s.last_value OPERATOR(pg_catalog.%) 64 FROM {schema}.change_sets_seq s) OPERATOR(pg_catalog.=) 0 THEN
+            PERFORM {schema}.refuse_when_full({bytes});
+         END IF;"
+    )
+}
+
 /// Fills in all placeholders in one pass, so that a value which looks like a placeholder stays as it is.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut out = String::with_capacity(template.len() * 2);
     let mut rest = template;
     while let Some(at) = rest.find('{') {

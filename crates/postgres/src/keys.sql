@@ -1,6 +1,6 @@
 -- The columns that name a row: those of the primary key; else of the replica identity; else of a unique index without
 -- nulls; else a column called id; else none.
-CREATE FUNCTION {schema}.key_columns(relation oid) RETURNS text[]
+CREATE OR REPLACE FUNCTION {schema}.key_columns(relation oid) RETURNS text[]
 LANGUAGE sql STABLE SET search_path = '' AS $function$
     SELECT COALESCE(
         (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position)

@@ -1,7 +1,7 @@
 -- The statement that captures any statement, with the key as it is at this moment: for large statements, for updates
 -- that change keys, and for tables whose key is not what it was when their function was made. It runs inside a trigger,
 -- with the search_path of whoever wrote, so every name in it is qualified.
-CREATE FUNCTION {schema}.capture_statement(relation oid, operation text, prefix text, slot bigint) RETURNS text
+CREATE OR REPLACE FUNCTION {schema}.capture_statement(relation oid, operation text, prefix text, slot bigint) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
 DECLARE
     columns text[] := {schema}.key_columns(relation);

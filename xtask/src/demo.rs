@@ -1,12 +1,13 @@
 //! `cargo xtask demo`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 
-use crate::steps::{cargo, root, run, seconds};
-use crate::{etcd, metadata, test};
+use crate::etcd;
+use crate::play::Program;
 
 /// Play the demo: rows become webhook calls, a leader is killed, another takes over, nothing is lost.
 ///
@@ -55,31 +56,19 @@ impl Backend {
 
 impl Demo {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let start = std::time::Instant::now();
-        eprintln!("--- build");
-        let mut build =
-            vec!["build", "--package", "dapper-orchestrator-cli", "--package", "dapper-testkit", "--bins"];
-        build.extend(self.release.then_some("--release"));
-        build.extend(test::docker_feature());
+        let mut features = Vec::new();
         if self.backend == Backend::Etcd {
             etcd::can_test().map_err(anyhow::Error::msg)?;
-            build.extend(["--features", etcd::FEATURE]);
+            features.extend(["--features", etcd::FEATURE]);
         }
-        run(&cargo(build), "cargo build")?;
-        eprintln!("--- build: ok, {}", seconds(start.elapsed()));
-
-        let folder = metadata::target_directory()?.join(if self.release { "release" } else { "debug" });
-        let mut arguments = vec!["--dapper".into(), folder.join("dapper").into_os_string()];
-        arguments.extend(["--backend".into(), self.backend.name().into()]);
+        let program = Program::build("demo", self.release, &features)?;
+        let mut arguments: Vec<OsString> = vec!["--backend".into(), self.backend.name().into()];
         for (name, value) in
             [("--seconds", self.seconds), ("--replicas", self.replicas.into()), ("--rate", self.rate.into())]
         {
             arguments.extend([name.into(), value.to_string().into()]);
         }
         arguments.extend(self.json.then(|| "--json".into()));
-        let demo = duct::cmd(folder.join("demo"), arguments).dir(root()).unchecked();
-        let status = demo.run().context("cannot run the demo")?.status;
-        // Whatever is no plain exit (a signal) is a failure, too.
-        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        program.run(arguments)
     }
 }

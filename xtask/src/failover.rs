@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::steps::{cargo, root, run, seconds};
-use crate::{metadata, test};
+use crate::play::Program;
 
 /// Measure how long it takes until another replica takes over, and that nothing goes wrong meanwhile.
 ///
@@ -48,17 +47,8 @@ pub(crate) struct Failover {
 
 impl Failover {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let start = std::time::Instant::now();
-        eprintln!("--- build");
-        let packages = ["--package", "dapper-orchestrator-cli", "--package", "dapper-testkit"];
-        let mut build = vec!["build", "--release", "--bins"];
-        build.extend(packages);
-        build.extend(test::docker_feature());
-        run(&cargo(build), "cargo build")?;
-        eprintln!("--- build: ok, {}", seconds(start.elapsed()));
-
-        let folder = metadata::target_directory()?.join("release");
-        let mut arguments: Vec<OsString> = vec!["--dapper".into(), folder.join("dapper").into()];
+        let program = Program::build("failover", true, &[])?;
+        let mut arguments: Vec<OsString> = Vec::new();
         for (name, value) in [
             ("--backend", self.backend),
             ("--runs", self.runs.map(|runs| runs.to_string())),
@@ -72,9 +62,6 @@ impl Failover {
         arguments.extend(self.json.then(|| "--json".into()));
         arguments.extend(self.markdown.then(|| "--markdown".into()));
         arguments.extend(self.arguments);
-        let failover = duct::cmd(folder.join("failover"), arguments).dir(root()).unchecked();
-        let status = failover.run().context("cannot run the measuring program")?.status;
-        // Whatever is no plain exit (a signal) is a failure, too.
-        Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+        program.run(arguments)
     }
 }

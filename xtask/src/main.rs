@@ -14,8 +14,10 @@ mod fix;
 mod headings;
 mod layering;
 mod metadata;
+mod operate;
 #[path = "../../crates/testkit/src/packages.rs"]
 mod packages;
+mod play;
 #[path = "../../crates/testkit/src/server/binaries.rs"]
 mod postgres_binaries;
 mod simulation;
@@ -29,8 +31,8 @@ use clap::{Parser, Subcommand};
 /// The one entry for dapper's demo, tests and checks.
 ///
 /// The tests and the demo need a PostgreSQL and find one by themselves: the server that DAPPER_TEST_DATABASE_URL
-/// names, or local server binaries, or Docker, or on Debian and Ubuntu as root the distribution's package (installed
-/// unless DAPPER_TEST_NO_INSTALL=1). They say which one they took. What concerns etcd needs protoc to be built and etcd to be
+/// names, or local server binaries (DAPPER_TEST_POSTGRES_BIN chooses among several), or Docker, or on Debian and Ubuntu as
+/// root the distribution's package (installed unless DAPPER_TEST_NO_INSTALL=1). They say which one they took. What concerns etcd needs protoc to be built and etcd to be
 /// tested, which are found or installed in the same way; without them all else is done, and said to be all.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
@@ -49,6 +51,8 @@ enum Command {
     Check(check::Check),
     Conformance(conformance::Conformance),
     Fix(fix::Fix),
+    Storm(operate::Storm),
+    Growth(operate::Growth),
     Ci(Ci),
 }
 
@@ -62,6 +66,8 @@ fn main() -> ExitCode {
         Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
         Command::Simulate(simulate) => simulate.run(),
         Command::Model(model) => model.run(),
+        Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
+        Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),

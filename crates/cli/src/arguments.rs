@@ -41,9 +41,23 @@ Examples:
 
 Exit code: 0 when it is good, 1 with one line on standard error when not, 2 for wrong use.";
 
+const INSTALL: &str = "\
+Examples:
+  dapper install pipeline.toml
+  dapper install --dry-run pipeline.toml | psql --set ON_ERROR_STOP=1 ...
+
+Exit code: 0 when everything is in place, 1 with a line for each table that is not, 2 for wrong use.";
+
 const UNINSTALL: &str = "\
 Example:
   dapper uninstall pipeline.toml";
+
+const DOCTOR: &str = "\
+Examples:
+  dapper doctor pipeline.toml
+  dapper doctor --json pipeline.toml | jq '.inputs[].findings[] | select(.severity == \"problem\")'
+
+Exit code: 0 when nothing is wrong, 1 when something is, 2 for wrong use.";
 
 const REBASE: &str = "\
 Example:
@@ -101,6 +115,21 @@ pub(crate) enum Command {
     /// newer, and lets this role install. Webhooks are connected to, and sent nothing.
     #[command(after_help = CHECK)]
     Check(Check),
+    /// Installs what the inputs of a pipeline need in their databases, and ends.
+    ///
+    /// `dapper run` does so by itself where its role may. This is for those whose applications must not: it runs with
+    /// another role, and afterwards `dapper run` needs only the rights that docs/permissions.md lists. Each table gets
+    /// its triggers in a transaction of its own, which waits 300 ms at most for the table and tries again; what is right
+    /// already is left alone.
+    #[command(after_help = INSTALL)]
+    Install(Install),
+    /// Says what is wrong with the databases of a pipeline's inputs, and what to do about it. Changes nothing.
+    ///
+    /// Looks at the server and how it is reached, its settings, this role's rights, what is installed, which tables are
+    /// covered and which are not and why, triggers that are missing, disabled or outdated, how much is stored and how
+    /// old it is, and who holds back the reader or vacuum.
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
     /// Removes everything that the inputs of a pipeline have installed in their databases.
     ///
     /// That is their triggers, and the schema of each input with its cursor and all changes that were not delivered
@@ -149,6 +178,27 @@ pub(crate) struct Check {
     /// Try no address.
     #[arg(long)]
     pub(crate) offline: bool,
+    /// Print what was found as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Install {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
+    /// Change nothing, and print the SQL that would be run.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print what was done, or would be, as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
     /// Print what was found as one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -7,7 +7,9 @@ use anyhow::{Context, bail};
 use dapper_core::{Input, InputConfig, NewInputFunc, NewProcessFunc, Registry};
 use dapper_lock::{LeaseConfig, LockManager, MemoryStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
-use dapper_postgres::{ConnectionString, Names, PostgresError, PostgresInput};
+use dapper_postgres::{
+    ConnectionString, Finding, InstallPlan, InstallStep, Names, PostgresError, PostgresInput,
+};
 use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -223,6 +225,101 @@ fn address(config: &LockConfig) -> Result<Option<SecretString>, LockConfigError>
     Ok(config.text(CONNECTION_STRING)?.map(SecretString::from))
 }
 
+/// What is wrong with an input's database.
+pub(crate) async fn diagnose(section: &InputSection) -> anyhow::Result<Vec<Finding>> {
+    Ok(dapper_postgres::diagnose(&section.config).await?)
+}
+
+/// What installing an input did.
+#[derive(Debug)]
+pub(crate) struct Installed {
+    pub(crate) schema: String,
+    pub(crate) schema_changed: bool,
+    pub(crate) changed: Vec<String>,
+    pub(crate) covered: usize,
+    /// What is wrong with each table that is not covered.
+    pub(crate) failed: Vec<String>,
+}
+
+/// What would be installed in one database.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// Who needs it.
+    pub(crate) what: String,
+    /// Where; no secret.
+    pub(crate) database: String,
+    pub(crate) steps: InstallPlan,
+}
+
+/// Installs what the input needs, the table of its leases included where that is beside the cursor.
+pub(crate) async fn install(loaded: &Loaded, section: &InputSection) -> anyhow::Result<Installed> {
+    let report = dapper_postgres::install(&section.config).await?;
+    if let Some(store) = own_store(loaded, &section.config)? {
+        store.install().await.context("cannot install the table of leases")?;
+    }
+    Ok(Installed {
+        schema: report.schema,
+        schema_changed: report.schema_changed,
+        changed: report.changed,
+        covered: report.covered,
+        failed: report.failed.into_iter().map(|error| format!("{:#}", anyhow::Error::new(error))).collect(),
+    })
+}
+
+/// Installs the table of leases that all inputs share, where there is one.
+pub(crate) async fn install_lock(loaded: &Loaded) -> anyhow::Result<()> {
+    if let Some((_, store)) = shared_store(loaded)? {
+        store.install().await.context("cannot install the table of leases")?;
+    }
+    Ok(())
+}
+
+/// What [`install`] would do. Changes nothing.
+pub(crate) async fn plan_install(loaded: &Loaded, section: &InputSection) -> anyhow::Result<Planned> {
+    let mut steps = dapper_postgres::plan_install(&section.config).await?;
+    if let Some(store) = own_store(loaded, &section.config)? {
+        steps.steps.extend(plan_leases(&store).await?);
+    }
+    let database = ConnectionString::parse(&section.config.connection_string)?.to_string();
+    Ok(Planned { what: format!("input {}", section.config.name), database, steps })
+}
+
+/// What [`install_lock`] would do. Changes nothing.
+pub(crate) async fn plan_lock(loaded: &Loaded) -> anyhow::Result<Option<Planned>> {
+    let Some((database, store)) = shared_store(loaded)? else { return Ok(None) };
+    let steps = InstallPlan { steps: plan_leases(&store).await?.into_iter().collect() };
+    Ok(Some(Planned { what: "lock".to_owned(), database, steps }))
+}
+
+async fn plan_leases(store: &PostgresLockStore) -> anyhow::Result<Option<InstallStep>> {
+    let statements = store.plan_install().await.context("cannot plan the table of leases")?;
+    let step = InstallStep { what: "table of leases".to_owned(), begin: "BEGIN".to_owned(), statements };
+    Ok((!step.statements.is_empty()).then_some(step))
+}
+
+/// The store of leases that all inputs share, where that is in a PostgreSQL database, and where it is.
+fn shared_store(loaded: &Loaded) -> anyhow::Result<Option<(String, PostgresLockStore)>> {
+    let lock = &loaded.pipeline.lock;
+    let Some(text) = address(&lock.config)?.filter(|_| lock.backend == POSTGRES) else { return Ok(None) };
+    let connection = ConnectionString::parse(&text)?;
+    let store = PostgresLockStore::new(connection.config().clone(), PostgresLockOptions::default());
+    Ok(Some((connection.to_string(), store)))
+}
+
+/// The store of the input's leases, where that is beside its cursor.
+fn own_store(loaded: &Loaded, input: &InputConfig) -> Result<Option<PostgresLockStore>, PostgresError> {
+    are_beside_cursors(&loaded.pipeline.lock).then(|| beside_cursor(input)).transpose()
+}
+
+/// The store of leases in the input's own database and schema.
+fn beside_cursor(input: &InputConfig) -> Result<PostgresLockStore, PostgresError> {
+    let connection = ConnectionString::parse(&input.connection_string)?;
+    let schema = SchemaName::new(Names::new(&input.name).schema)
+        .expect("the schema of an input has 1 to 63 bytes, none of them NUL");
+    let options = PostgresLockOptions { schema, ..PostgresLockOptions::default() };
+    Ok(PostgresLockStore::new(connection.config().clone(), options))
+}
+
 /// Removes what the input has installed; says what that was.
 pub(crate) async fn uninstall(section: &InputSection) -> anyhow::Result<String> {
     if section.config.kind != POSTGRES {
@@ -269,18 +366,14 @@ impl Leases {
         match self {
             Self::Shared(manager) => Ok(Arc::clone(manager)),
             Self::BesideCursors(config) => {
-                let connection = ConnectionString::parse(&input.connection_string)?;
-                let schema = SchemaName::new(Names::new(&input.name).schema)
-                    .expect("the schema of an input has 1 to 63 bytes, none of them NUL");
-                let options = PostgresLockOptions { schema, ..PostgresLockOptions::default() };
-                let store = PostgresLockStore::new(connection.config().clone(), options);
-                Ok(Arc::new(LockManager::new(Arc::new(store), *config)))
+                Ok(Arc::new(LockManager::new(Arc::new(beside_cursor(input)?), *config)))
             }
         }
     }
 }
 
-fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &InputSection> {
+/// The inputs of the type that is built in.
+pub(crate) fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &InputSection> {
     pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
 }
 

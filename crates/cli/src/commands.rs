@@ -2,6 +2,8 @@
 
 mod accept_lock_store;
 mod check;
+mod doctor;
+mod install;
 
 use std::env;
 use std::fs;
@@ -20,6 +22,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
     match command {
         Command::Run(arguments) => run_pipeline(arguments, backends).await,
         Command::Check(arguments) => check::check(&arguments, backends).await,
+        Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
+        Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::Rebase(arguments) => rebase(&arguments, backends).await,
         Command::AcceptLockStore(arguments) => accept_lock_store::run(&arguments, backends).await,

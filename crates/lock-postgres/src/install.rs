@@ -42,6 +42,18 @@ async fn store_id(session: &Session, statements: &Statements) -> Result<StoreId,
     text.parse().map_err(|_| PostgresLockError::Garbage { column: "holder", text: text.to_owned() })
 }
 
+/// The statements that [`install`] would run now; none when the table is there.
+pub(crate) async fn plan(
+    session: &Session,
+    statements: &Statements,
+) -> Result<Vec<String>, PostgresLockError> {
+    if exists(session, sql::TABLE_EXISTS, &statements.table).await? {
+        return Ok(Vec::new());
+    }
+    let schema = statements.create_schema.replacen("SCHEMA", "SCHEMA IF NOT EXISTS", 1);
+    Ok(vec![schema, statements.create_table.clone()])
+}
+
 async fn create(
     session: &Session,
     statements: &Statements,

@@ -17,7 +17,7 @@ use tokio_postgres::{Config, NoTls, Socket};
 
 use crate::connector::{Connector, TlsConnector};
 use crate::error::PostgresLockError;
-use crate::install::{install, is_pooled};
+use crate::install::{self, install, is_pooled};
 use crate::lease::{self, Standing};
 use crate::options::PostgresLockOptions;
 use crate::session::{self, SLICE, Session};
@@ -105,6 +105,21 @@ impl PostgresLockStore {
     /// [`Refused`](dapper_lock::LockErrorKind::Refused) for a standby and for missing rights, else as of any store.
     pub async fn install(&self) -> Result<(), LockError> {
         self.store_id().await.map(|_| ())
+    }
+
+    /// The statements that [`install`](Self::install) would run now; none when the table is there. Changes nothing.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// As of any store.
+    pub async fn plan_install(&self) -> Result<Vec<String>, LockError> {
+        let plan = async {
+            let session = self.inner.open("dapper-lock", ORDINARY).await?;
+            let plan = install::plan(&session, &self.inner.statements).await?;
+            session.close();
+            Ok(plan)
+        };
+        plan.await.map_err(PostgresLockError::into_lock_error)
     }
 }
 

@@ -38,13 +38,20 @@ BEGIN
     IF changed OPERATOR(pg_catalog.=) 0 THEN
         RETURN NULL;
     END IF;
+    {cap}
     IF by_statement OR changed OPERATOR(pg_catalog.>) 1000 THEN
         EXECUTE {schema}.capture_statement(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2);
     ELSIF state OPERATOR(pg_catalog.<) 2 THEN
         INSERT INTO {schema}.change_sets_0 (changes, payload)
         VALUES (changed, body);
-    ELSE
+    ELSIF state OPERATOR(pg_catalog.<) 4 THEN
         INSERT INTO {schema}.change_sets_1 (changes, payload)
+        VALUES (changed, body);
+    ELSIF state OPERATOR(pg_catalog.<) 6 THEN
+        INSERT INTO {schema}.change_sets_2 (changes, payload)
+        VALUES (changed, body);
+    ELSE
+        INSERT INTO {schema}.change_sets_3 (changes, payload)
         VALUES (changed, body);
     END IF;
     IF (state OPERATOR(pg_catalog.%) 2) OPERATOR(pg_catalog.=) 0 THEN

@@ -2,66 +2,113 @@
 //! one table per transaction, never waiting long for a lock.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use dapper_core::Operation;
-use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, Row};
 
 use crate::PostgresError;
+use crate::capture::{self, CAPTURED, Function, Source};
 use crate::layout;
-use crate::names::{Names, quote_identifier, quote_literal};
+use crate::names::{Names, quote_identifier};
+use crate::new_tables;
 use crate::options::Options;
 use crate::session::bounded;
 
-/// `CREATE TRIGGER` that waits for one open writer blocks every later writer, so it gives up after this long.
-const LOCK_TIMEOUT_MS: u32 = 300;
-/// How often one table is tried in one round.
-const TRIES: u32 = 3;
+/// How often one table is tried in one round of a replica; see [`TRIES_OF_A_COMMAND`].
+const TRIES_OF_A_ROUND: u32 = 3;
+/// How often one table is tried by a command, which has no next round. Each try makes writers wait, so not for ever.
+const TRIES_OF_A_COMMAND: u32 = 20;
 /// After a round in vain a table is left alone for this long, then twice as long, and so on up to [`LONGEST_PAUSE`]: each
 /// try makes its writers wait.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// See [`FIRST_PAUSE`].
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-const CAPTURE_SQL: &str = include_str!("capture.sql");
-
 /// What one round of comparing found and did.
 #[derive(Debug, Default)]
 pub(crate) struct Coverage {
     /// Tables under capture.
     pub(crate) covered: usize,
-    /// Of these, tables that had to be changed.
-    pub(crate) changed: usize,
-    /// Tables that could not be brought under capture.
+    /// Tables that were changed, and what was wrong with each.
+    pub(crate) changed: Vec<(String, Vec<Drift>)>,
+    /// Tables that are not as they should be and could not be changed.
     pub(crate) failed: Vec<PostgresError>,
 }
 
+/// A difference between what is on a table and what should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Drift {
+    /// Nothing of ours is on it.
+    New,
+    /// A trigger is gone.
+    Missing(String),
+    /// A trigger is there and does not fire.
+    Disabled(String),
+    /// A trigger of our name runs something else.
+    Foreign(String),
+    /// A trigger is there that the configuration no longer asks for.
+    Unwanted(String),
+    /// The trigger function was made for another key, name or configuration of the table, or by another version.
+    Outdated,
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("it has no triggers"),
+            Self::Missing(trigger) => write!(f, "trigger {trigger} is missing"),
+            Self::Disabled(trigger) => write!(f, "trigger {trigger} is disabled"),
+            Self::Foreign(trigger) => write!(f, "trigger {trigger} runs a function that is not ours"),
+            Self::Unwanted(trigger) => write!(f, "trigger {trigger} is no longer asked for"),
+            Self::Outdated => f.write_str("its trigger function is outdated"),
+        }
+    }
+}
+
+/// Several differences, for people.
+pub(crate) fn describe(drifts: &[Drift]) -> String {
+    drifts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// How a round goes about what it finds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode<'a> {
+    /// As a replica does: a table in use is left for one of the next rounds.
+    Repair,
+    /// As a command does: with more patience, since there is no next round.
+    Install,
+    /// Changes nothing, and says why.
+    Report(&'a str),
+}
+
 /// A table as the catalog has it, and what is installed on it.
-struct Table {
+pub(crate) struct Table {
     oid: u32,
-    schema: String,
-    name: String,
+    pub(crate) schema: String,
+    pub(crate) name: String,
     root_schema: String,
     root_name: String,
-    key: Vec<String>,
-    /// Whether the text of some key column depends on settings of the session that writes.
-    setting_dependent: bool,
+    source: Source,
     /// SHA-256 of the source of the function that is there.
     function: Option<Vec<u8>>,
     function_settings: Vec<String>,
     /// Names of our triggers on it that are enabled and run that function.
     triggers: Vec<String>,
-    /// Names of our triggers on it in any state.
+    /// Names of triggers on it that run that function, in any state.
+    own_triggers: Vec<String>,
+    /// Names of triggers on it that have our names, whatever they run.
     all_triggers: Vec<String>,
 }
 
-/// What is to be done to one table.
+/// What is to be done in one transaction.
 enum Change<'a> {
     /// What [`plan`] says for the table with this oid.
     Cover(&'a Options, u32),
-    /// These statements.
-    Release(Vec<String>),
+    /// What [`new_tables::plan`] says.
+    NewTables(&'a Options),
+    /// This statement.
+    Run(String),
 }
 
 /// The tables that could not be changed, by oid: how often in a row, and when the next try is due.
@@ -85,14 +132,18 @@ impl Pauses {
 pub(crate) async fn reconcile(
     client: &Client,
     options: &Options,
+    mode: Mode<'_>,
     pauses: &mut Pauses,
 ) -> Result<Coverage, PostgresError> {
     let mut coverage = Coverage::default();
-    let tables = tables(client, &options.names, None).await?;
-    pauses.0.retain(|oid, _| tables.iter().any(|table| table.oid == *oid));
-    for table in tables {
+    if !matches!(mode, Mode::Report(_)) {
+        cover_new_tables(client, options, &mut coverage).await?;
+    }
+    let tables = survey(client, options).await?;
+    pauses.0.retain(|oid, _| tables.iter().any(|(table, _)| table.oid == *oid));
+    for (table, drifts) in tables {
         let wanted = options.wants(&table).is_some();
-        if plan(options, &table).is_empty() {
+        if drifts.is_empty() {
             pauses.0.remove(&table.oid);
             coverage.covered += usize::from(wanted);
             continue;
@@ -100,9 +151,17 @@ pub(crate) async fn reconcile(
         if !pauses.is_over(table.oid) {
             continue;
         }
-        match apply(client, &options.names, &Change::Cover(options, table.oid)).await {
+        let change = Change::Cover(options, table.oid);
+        let outcome = match mode {
+            Mode::Repair => apply(client, &options.names, &change, TRIES_OF_A_ROUND).await,
+            Mode::Install => apply(client, &options.names, &change, TRIES_OF_A_COMMAND).await,
+            Mode::Report(reason) => {
+                Err(PostgresError::Drift { found: describe(&drifts), reason: reason.to_owned() })
+            }
+        };
+        match outcome {
             Ok(()) => {
-                coverage.changed += 1;
+                coverage.changed.push((table.to_string(), drifts));
                 coverage.covered += usize::from(wanted);
             }
             Err(error @ (PostgresError::ConnectionLost | PostgresError::StatementTimeout { .. })) => {
@@ -110,18 +169,74 @@ pub(crate) async fn reconcile(
             }
             Err(source) => {
                 pauses.failed(table.oid);
-                let table = format!("{}.{}", table.schema, table.name);
+                let table = table.to_string();
                 coverage.failed.push(PostgresError::Table { table, source: Box::new(source) });
             }
         }
     }
-    drop_orphans(client, &options.names).await?;
+    if !matches!(mode, Mode::Report(_)) {
+        drop_orphans(client, &options.names).await?;
+    }
     Ok(coverage)
+}
+
+async fn cover_new_tables(
+    client: &Client,
+    options: &Options,
+    coverage: &mut Coverage,
+) -> Result<(), PostgresError> {
+    if new_tables::plan(client, options).await?.is_empty() {
+        return Ok(());
+    }
+    match apply(client, &options.names, &Change::NewTables(options), TRIES_OF_A_ROUND).await {
+        Err(error @ (PostgresError::ConnectionLost | PostgresError::StatementTimeout { .. })) => Err(error),
+        Err(error) => {
+            coverage.failed.push(error);
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Every table, with what is not as it should be. Changes nothing.
+pub(crate) async fn survey(
+    client: &Client,
+    options: &Options,
+) -> Result<Vec<(Table, Vec<Drift>)>, PostgresError> {
+    let tables = tables(client, &options.names, None).await?;
+    let compare = |table| {
+        let drifts = drifts(options, &table);
+        (table, drifts)
+    };
+    Ok(tables.into_iter().map(compare).collect())
+}
+
+/// The statements that a round would run, table by table. Changes nothing.
+pub(crate) async fn statements(
+    client: &Client,
+    options: &Options,
+) -> Result<Vec<(String, Vec<String>)>, PostgresError> {
+    let tables = survey(client, options).await?;
+    let differing = tables.iter().filter(|(_, drifts)| !drifts.is_empty());
+    Ok(differing.map(|(table, _)| (table.to_string(), plan(options, table))).collect())
+}
+
+impl Table {
+    /// The columns that name a row, if any do.
+    pub(crate) fn key(&self) -> &[String] {
+        &self.source.key
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
 }
 
 impl Options {
     /// The location that events of the table carry, when its changes are wanted. A partition goes by its root.
-    fn wants<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
+    pub(crate) fn wants<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
         let root = (table.root_schema.as_str(), table.root_name.as_str());
         let own = (table.schema.as_str(), table.name.as_str());
         [root, own].into_iter().find(|(schema, name)| self.tables.matches(schema, name))
@@ -144,6 +259,8 @@ async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<
                 COALESCE(p.proconfig, '{{}}'),
                 ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
                        WHERE g.tgrelid = c.oid AND g.tgfoid = p.oid AND g.tgenabled IN ('O', 'A')),
+                ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
+                       WHERE g.tgrelid = c.oid AND g.tgfoid = p.oid),
                 ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
                        WHERE g.tgrelid = c.oid AND g.tgname = ANY ($2::text[]))
            FROM pg_catalog.pg_class c
@@ -173,148 +290,96 @@ fn table(row: &Row) -> Table {
         name: row.get(2),
         root_schema: row.get(3),
         root_name: row.get(4),
-        key: row.get(5),
-        setting_dependent: row.get(6),
+        source: Source { key: row.get(5), setting_dependent: row.get(6) },
         function: row.get(7),
         function_settings: row.get(8),
         triggers: row.get(9),
-        all_triggers: row.get(10),
+        own_triggers: row.get(10),
+        all_triggers: row.get(11),
     }
 }
 
-const CAPTURED: [Operation; 4] =
-    [Operation::Create, Operation::Update, Operation::Delete, Operation::Truncate];
+/// What is wrong with a table; nothing when it is as it should be.
+fn drifts(options: &Options, table: &Table) -> Vec<Drift> {
+    let wanted = options.wants(table);
+    if wanted.is_some() && table.function.is_none() && table.all_triggers.is_empty() {
+        return vec![Drift::New];
+    }
+    let mut drifts = Vec::new();
+    for operation in CAPTURED {
+        let trigger = options.names.trigger(operation);
+        let is_wanted = wanted.is_some() && options.operations.contains(&operation);
+        let found = (
+            table.all_triggers.contains(&trigger),
+            table.own_triggers.contains(&trigger),
+            table.triggers.contains(&trigger),
+        );
+        match found {
+            (false, ..) if is_wanted => drifts.push(Drift::Missing(trigger)),
+            (true, false, _) => drifts.push(Drift::Foreign(trigger)),
+            (true, true, _) if !is_wanted => drifts.push(Drift::Unwanted(trigger)),
+            (true, true, false) => drifts.push(Drift::Disabled(trigger)),
+            _ => {}
+        }
+    }
+    // One that was given another name would capture every change a second time.
+    let ours = CAPTURED.map(|operation| options.names.trigger(operation));
+    drifts.extend(table.own_triggers.iter().filter(|own| !ours.contains(own)).cloned().map(Drift::Unwanted));
+    if let Some(location) = wanted
+        && !is_current(table, &Function::new(options, &table.source, location))
+    {
+        drifts.push(Drift::Outdated);
+    }
+    drifts
+}
 
-/// The statements that make a table right; none when it is. Replacing a function takes no lock on the table, creating a
-/// trigger takes SHARE ROW EXCLUSIVE (writers wait for it), dropping one ACCESS EXCLUSIVE.
+fn is_current(table: &Table, function: &Function) -> bool {
+    function.is(table.function.as_deref(), &table.function_settings)
+}
+
+/// The statements that make a table right. Replacing a function takes no lock on the table, creating a trigger takes
+/// SHARE ROW EXCLUSIVE (writers wait for it), dropping one ACCESS EXCLUSIVE.
 fn plan(options: &Options, table: &Table) -> Vec<String> {
     let names = &options.names;
     let relation = format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.name));
     let wanted = options.wants(table);
+    let drifts = drifts(options, table);
     let mut statements = Vec::new();
-    if let Some(location) = wanted {
-        let body = function_body(names, table, location);
-        let settings = if table.setting_dependent { PINNED_SETTINGS } else { &[] };
-        let current = table.function.as_deref() == Some(Sha256::digest(body.as_bytes()).as_slice())
-            && table.function_settings.iter().map(String::as_str).eq(settings.iter().copied());
-        if !current {
-            statements.push(function_sql(names, table.oid, &body, settings));
+    for drift in &drifts {
+        if let Drift::Foreign(trigger) = drift {
+            statements.push(format!("DROP TRIGGER {} ON {relation}", quote_identifier(trigger)));
         }
     }
-    for operation in CAPTURED {
+    // A trigger that must go takes its function and all the others along: that needs no right on the table, where
+    // DROP TRIGGER needs its owner's.
+    let anew = drifts.iter().any(|drift| matches!(drift, Drift::Disabled(_) | Drift::Unwanted(_)));
+    if anew {
+        statements.push(drop_function_sql(names, table.oid));
+    }
+    let Some(location) = wanted else { return statements };
+    let function = Function::new(options, &table.source, location);
+    if anew || !is_current(table, &function) {
+        statements.push(function.sql(names, table.oid));
+    }
+    for operation in CAPTURED.into_iter().filter(|operation| options.operations.contains(operation)) {
         let trigger = names.trigger(operation);
-        let quoted = quote_identifier(&trigger);
-        let is_wanted = wanted.is_some() && options.operations.contains(&operation);
-        let is_there = table.all_triggers.contains(&trigger);
-        let is_right = table.triggers.contains(&trigger);
-        if is_there && (!is_wanted || !is_right) {
-            statements.push(format!("DROP TRIGGER IF EXISTS {quoted} ON {relation}"));
-        }
-        if is_wanted && !is_right {
-            statements.push(trigger_sql(names, table.oid, operation, &quoted, &relation));
+        if anew || !table.own_triggers.contains(&trigger) {
+            let quoted = quote_identifier(&trigger);
+            statements.push(capture::trigger_sql(names, table.oid, operation, &quoted, &relation));
         }
     }
     statements
 }
 
-fn trigger_sql(names: &Names, oid: u32, operation: Operation, trigger: &str, relation: &str) -> String {
-    let (event, referencing) = match operation {
-        Operation::Create => ("INSERT", "REFERENCING NEW TABLE AS new_rows"),
-        Operation::Update => ("UPDATE", "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows"),
-        Operation::Delete => ("DELETE", "REFERENCING OLD TABLE AS old_rows"),
-        Operation::Truncate | Operation::Read => ("TRUNCATE", ""),
-    };
-    format!(
-        "CREATE TRIGGER {trigger} AFTER {event} ON {relation} {referencing} FOR EACH STATEMENT \
-         EXECUTE FUNCTION {}.capture_{oid}()",
-        quote_identifier(&names.schema)
-    )
+/// Drops the triggers of a table with their function; needs no right on the table. Takes ACCESS EXCLUSIVE on it.
+fn drop_function_sql(names: &Names, oid: u32) -> String {
+    format!("DROP FUNCTION IF EXISTS {}.capture_{oid}() CASCADE", quote_identifier(&names.schema))
 }
 
-/// What a function pins when a key's text would otherwise depend on the writer's settings, as `proconfig` has it.
-const PINNED_SETTINGS: &[&str] = &[
-    "TimeZone=UTC",
-    "bytea_output=hex",
-    "extra_float_digits=1",
-    "IntervalStyle=postgres",
-    "DateStyle=ISO, MDY",
-    "lc_monetary=C",
-];
-
-/// SECURITY DEFINER because writers have no rights on our schema. It sets no `search_path` of its own, which costs on
-/// every call; instead every name and operator in it is qualified.
-fn function_sql(names: &Names, oid: u32, body: &str, settings: &[&str]) -> String {
-    let settings: String = settings
-        .iter()
-        .filter_map(|setting| setting.split_once('='))
-        .map(|(name, value)| {
-            format!(" SET {name} TO {}", value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", "))
-        })
-        .collect();
-    let function = format!("{}.capture_{oid}()", quote_identifier(&names.schema));
-    format!(
-        "CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS {};
-         REVOKE ALL ON FUNCTION {function} FROM PUBLIC",
-        quote_literal(body)
-    )
-}
-
-fn function_body(names: &Names, table: &Table, (schema, name): (&str, &str)) -> String {
-    let json = |text: &str| serde_json::to_string(text).expect("text is valid JSON");
-    let columns: Vec<String> = table.key.iter().map(|column| quote_identifier(column)).collect();
-    let values: Vec<String> = columns
-        .iter()
-        .map(|column| format!("COALESCE(pg_catalog.to_json(r.{column})::pg_catalog.text, 'null')"))
-        .collect();
-    let key = match values.as_slice() {
-        [] => "'null'::pg_catalog.text".to_owned(),
-        [value] => value.clone(),
-        values => format!("pg_catalog.concat('[', {}, ']')", values.join(", ',', ")),
-    };
-    let selected: Vec<String> = columns.iter().map(|column| format!("o.{column}")).collect();
-    let schema_field =
-        if schema == "public" { String::new() } else { format!("\"schema\":{},", json(schema)) };
-    let prefix = format!("{{{schema_field}\"tbl\":{},\"op\":\"", json(name));
-    let key_columns: Vec<String> = table.key.iter().map(|column| json(column)).collect();
-    let middle = format!("\",\"key\":[{}],\"ids\":[", key_columns.join(","));
-    fill(
-        CAPTURE_SQL,
-        &[
-            ("{schema}", &quote_identifier(&names.schema)),
-            ("{channel}", &quote_literal(&names.channel)),
-            ("{key}", &key),
-            ("{columns}", &selected.join(", ")),
-            ("{prefix}", &quote_literal(&prefix)),
-            ("{middle}", &quote_literal(&middle)),
-        ],
-    )
-}
-
-/// Fills in all placeholders in one pass, so that a value which looks like a placeholder stays as it is.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(template.len() * 2);
-    let mut rest = template;
-    while let Some(at) = rest.find('{') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        if let Some((name, value)) = values.iter().find(|(name, _)| rest.starts_with(name)) {
-            out.push_str(value);
-            rest = &rest[name.len()..];
-        } else {
-            out.push('{');
-            rest = &rest[1..];
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Makes the change in one transaction, giving up on a lock soon and trying again a few times. The plan is made under the lock that keeps installations apart, so that two never do the same thing.
-async fn apply(client: &Client, names: &Names, change: &Change<'_>) -> Result<(), PostgresError> {
-    let begin = format!(
-        "BEGIN; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; SELECT pg_catalog.pg_advisory_xact_lock({})",
-        layout::lock_key(&names.schema)
-    );
+/// Makes the change in one transaction, giving up on a lock soon and trying again a few times. The plan is made under the
+/// lock that keeps installations apart, so that two never do the same thing; who waits for that one makes nobody wait.
+async fn apply(client: &Client, names: &Names, change: &Change<'_>, tries: u32) -> Result<(), PostgresError> {
+    let begin = layout::begin_sql(names);
     let mut tried = 0;
     loop {
         let Err(error) = try_once(client, &begin, change).await else { return Ok(()) };
@@ -322,7 +387,7 @@ async fn apply(client: &Client, names: &Names, change: &Change<'_>) -> Result<()
             bounded("rolling back", client.batch_execute("ROLLBACK")).await?;
         }
         tried += 1;
-        if tried == TRIES || !is_lock_timeout(&error) {
+        if tried == tries || !is_lock_timeout(&error) {
             return Err(error);
         }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..250))).await;
@@ -336,7 +401,8 @@ async fn try_once(client: &Client, begin: &str, change: &Change<'_>) -> Result<(
             let now = tables(client, &options.names, Some(*oid)).await?;
             now.iter().flat_map(|table| plan(options, table)).collect()
         }
-        Change::Release(statements) => statements.clone(),
+        Change::NewTables(options) => new_tables::plan(client, options).await?,
+        Change::Run(statement) => vec![statement.clone()],
     };
     let commit = format!("{}; COMMIT", statements.join("; "));
     bounded("installing on a table", client.batch_execute(&commit)).await
@@ -372,38 +438,42 @@ async fn drop_orphans(client: &Client, names: &Names) -> Result<(), PostgresErro
     Ok(())
 }
 
-/// The tables that carry triggers of this input, in any state.
-pub(crate) async fn captured_tables(client: &Client, names: &Names) -> Result<Vec<String>, PostgresError> {
+/// The tables that carry triggers of this input, in any state, by oid.
+pub(crate) async fn captured_tables(
+    client: &Client,
+    names: &Names,
+) -> Result<Vec<(u32, String)>, PostgresError> {
     let rows = bounded(
         "looking for triggers",
         client.query(
-            "SELECT DISTINCT pg_catalog.format('%I.%I', n.nspname, c.relname)
+            "SELECT DISTINCT c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname)
                FROM pg_catalog.pg_trigger g
                JOIN pg_catalog.pg_class c ON c.oid = g.tgrelid
                JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                JOIN pg_catalog.pg_proc p ON p.oid = g.tgfoid
               WHERE NOT g.tgisinternal AND p.pronamespace = pg_catalog.to_regnamespace($1)
-              ORDER BY 1",
+              ORDER BY 2",
             &[&quote_identifier(&names.schema)],
         ),
     )
     .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Drops the triggers of one table, in a transaction of its own.
-pub(crate) async fn release_table(
-    client: &Client,
-    names: &Names,
-    relation: &str,
-) -> Result<(), PostgresError> {
-    let statements: Vec<String> = CAPTURED
-        .iter()
-        .map(|&operation| {
-            format!("DROP TRIGGER IF EXISTS {} ON {relation}", quote_identifier(&names.trigger(operation)))
-        })
-        .collect();
-    apply(client, names, &Change::Release(statements)).await
+pub(crate) async fn release_table(client: &Client, names: &Names, oid: u32) -> Result<(), PostgresError> {
+    apply(client, names, &Change::Run(drop_function_sql(names, oid)), TRIES_OF_A_COMMAND).await
+}
+
+/// Lets new tables be made without us.
+pub(crate) async fn release_new_tables(client: &Client, names: &Names) -> Result<(), PostgresError> {
+    apply(client, names, &Change::Run(new_tables::drop_sql(names)), TRIES_OF_A_COMMAND).await
+}
+
+/// Drops the schema and all that is left in it.
+pub(crate) async fn drop_schema(client: &Client, names: &Names) -> Result<(), PostgresError> {
+    let drop = format!("DROP SCHEMA {} CASCADE", quote_identifier(&names.schema));
+    apply(client, names, &Change::Run(drop), TRIES_OF_A_COMMAND).await
 }
 
 #[cfg(test)]
@@ -423,10 +493,5 @@ mod tests {
             assert!(pause <= LONGEST_PAUSE);
             last = pause;
         }
-    }
-
-    #[test]
-    fn values_that_look_like_placeholders_are_left_alone() {
-        assert_eq!(fill("{a} {b} {c}", &[("{a}", "{b}"), ("{b}", "x")]), "{b} x {c}");
     }
 }

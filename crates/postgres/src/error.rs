@@ -74,8 +74,26 @@ pub enum PostgresError {
         /// The right that is missing.
         lacks: String,
     },
+    /// Nothing is installed, or too old a layout, and this replica is not the one to install.
+    #[error("schema {schema:?} is not installed or too old, and {reason}; run `dapper install`")]
+    NotInstalled {
+        /// The input's schema.
+        schema: String,
+        /// Why this replica does not install it.
+        reason: String,
+    },
+    /// A table is not as it should be, and this replica is not the one to change that.
+    #[error("{found}, and {reason}; run `dapper install`")]
+    Drift {
+        /// What differs.
+        found: String,
+        /// Why this replica does not change it.
+        reason: String,
+    },
     /// The schema was laid out by a newer version of this software.
-    #[error("schema {schema:?} has layout {found}, this version knows {known}; upgrade this replica")]
+    #[error(
+        "schema {schema:?} has layout {found}, this version knows {known} and may not change it; use the newer version"
+    )]
     NewerLayout {
         /// The input's schema.
         schema: String,
@@ -187,6 +205,17 @@ pub enum PostgresError {
         /// Why.
         source: Box<PostgresError>,
     },
+    /// What is stored has grown beyond the size to warn of.
+    #[error(
+        "the change sets in schema {schema} take {mebibytes} MiB: either they are not read fast enough, or retention keeps \
+         them, or open transactions do; `dapper doctor` says which"
+    )]
+    Grown {
+        /// The input's schema.
+        schema: String,
+        /// Their size.
+        mebibytes: i64,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
@@ -225,6 +254,7 @@ impl PostgresError {
             | Self::Standby { .. }
             | Self::TooOld { .. }
             | Self::MissingRights { .. }
+            | Self::NotInstalled { .. }
             | Self::NewerLayout { .. }
             | Self::Running { .. }
             | Self::OtherLockStore { .. }

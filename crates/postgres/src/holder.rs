@@ -154,7 +154,7 @@ impl<'a> Holder<'a> {
                 operations: options.operations.clone(),
             },
             cursor,
-            rotation: Rotation::new(&options.names.schema, options.retention),
+            rotation: Rotation::new(&options.names.schema, options.retention, options.warn_size),
             garbage: Garbage::default(),
         })
     }
@@ -169,9 +169,13 @@ impl<'a> Holder<'a> {
         while !stop.is_cancelled() {
             self.settle()?;
             self.report_foreign(&mut notifications.foreign);
-            self.rotation
+            let warning = self
+                .rotation
                 .tick(self.client, &mut self.slot, self.progress.prev(), self.cursor.token())
                 .await?;
+            if let Some(warning) = warning {
+                self.sink.report(warning.into_input_error(&self.options.name));
+            }
             let action = if self.has_room() { self.step().await? } else { Action::Wait(LOOK_FOR_ROOM) };
             let limit = match action {
                 Action::ReadNow => continue,

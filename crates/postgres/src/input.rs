@@ -8,9 +8,9 @@ use dapper_core::{CancellationToken, EventSink, Input, InputConfig, InputError};
 use dapper_lock::{Lease, LockManager, Resource, StoreId};
 
 use crate::PostgresError;
-use crate::coverage;
+use crate::coverage::{self, Coverage, Drift, Mode};
 use crate::holder::{Holder, Prepared};
-use crate::layout;
+use crate::layout::{self, Access};
 use crate::names::stable_hash;
 use crate::options::Options;
 use crate::session::Session;
@@ -46,7 +46,7 @@ impl PostgresInput {
     pub async fn new(config: InputConfig, locks: Arc<LockManager>) -> Result<Self, PostgresError> {
         let options = Options::parse(&config)?;
         let session = Session::open(&options.connection, &application_name(&options)).await?;
-        layout::ensure(&session, &options.names).await?;
+        layout::ensure(&session, &options).await?;
         Ok(Self { options, locks })
     }
 
@@ -69,7 +69,7 @@ impl PostgresInput {
 
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
         let mut session = Session::open(&self.options.connection, &application_name(&self.options)).await?;
-        layout::ensure(&session, &self.options.names).await?;
+        let access = layout::ensure(&session, &self.options).await?;
         let prepared = Prepared::on(&session, &self.options).await?;
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
@@ -80,7 +80,7 @@ impl PostgresInput {
             lease = self.locks.acquire(&resource) => lease?,
         };
         tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
-        let outcome = self.hold(&mut session, prepared, (&lease, store), sink, stop).await;
+        let outcome = self.hold(&mut session, (prepared, &access), (&lease, store), sink, stop).await;
         if outcome.is_err() {
             lease.revoke();
         }
@@ -93,7 +93,7 @@ impl PostgresInput {
     async fn hold(
         &self,
         session: &mut Session,
-        prepared: Prepared,
+        (prepared, access): (Prepared, &Access),
         (lease, store): (&Lease, StoreId),
         sink: &EventSink,
         stop: &CancellationToken,
@@ -106,7 +106,7 @@ impl PostgresInput {
             biased;
             reason = lease.lost() => Err(lost(format!("{reason:?}"))),
             () = session.closed() => Err(PostgresError::ConnectionLost),
-            never = self.keep_covered(sink) => match never {},
+            never = self.keep_covered(access, sink) => match never {},
             outcome = holder.run(&mut notifications, stop) => outcome,
         };
         match outcome {
@@ -131,33 +131,29 @@ impl PostgresInput {
 
     /// Brings tables under capture and keeps them there, on a connection of its own: waiting for a table's lock must not
     /// hold up the reader.
-    async fn keep_covered(&self, sink: &EventSink) -> std::convert::Infallible {
-        let report = |error: PostgresError| sink.report(error.into_input_error(&self.options.name));
+    async fn keep_covered(&self, access: &Access, sink: &EventSink) -> std::convert::Infallible {
+        let report = |error: PostgresError| {
+            sink.report(error.into_input_error(&self.options.name));
+        };
+        let mode = match access {
+            Access::Full => Mode::Repair,
+            Access::ReadOnly(reason) => {
+                tracing::info!(input = self.id(), "changes nothing of what is installed: {reason}");
+                Mode::Report(reason)
+            }
+        };
         // The changes that wait go first; the predecessor has left the tables covered.
         tokio::time::sleep(COVER_AFTER).await;
         let mut announced = false;
         let mut pauses = coverage::Pauses::default();
         loop {
             match Session::open(&self.options.connection, &application_name(&self.options)).await {
-                Err(error) => {
-                    report(error);
-                }
+                Err(error) => report(error),
                 Ok(session) => loop {
-                    match coverage::reconcile(session.client(), &self.options, &mut pauses).await {
+                    match coverage::reconcile(session.client(), &self.options, mode, &mut pauses).await {
                         Ok(round) => {
-                            if round.changed > 0 || !announced {
-                                tracing::info!(
-                                    input = self.id(),
-                                    covered = round.covered,
-                                    changed = round.changed,
-                                    failed = round.failed.len(),
-                                    "tables under capture"
-                                );
-                                announced = true;
-                            }
-                            for error in round.failed {
-                                report(error);
-                            }
+                            self.tell(&round, &mut announced);
+                            round.failed.into_iter().for_each(report);
                         }
                         Err(error) => {
                             report(error);
@@ -168,6 +164,34 @@ impl PostgresInput {
                 },
             }
             tokio::time::sleep(COMPARE_EVERY).await;
+        }
+    }
+
+    /// Logs what a round did. What somebody did to our triggers is worth a warning, even though it is repaired: changes
+    /// in between are not captured.
+    fn tell(&self, round: &Coverage, announced: &mut bool) {
+        for (table, drifts) in &round.changed {
+            if drifts
+                .iter()
+                .any(|drift| matches!(drift, Drift::Missing(_) | Drift::Disabled(_) | Drift::Foreign(_)))
+            {
+                tracing::warn!(
+                    input = self.id(),
+                    table,
+                    "repaired: {}; changes in between may not have been captured",
+                    coverage::describe(drifts)
+                );
+            }
+        }
+        if !round.changed.is_empty() || !*announced {
+            tracing::info!(
+                input = self.id(),
+                covered = round.covered,
+                changed = round.changed.len(),
+                failed = round.failed.len(),
+                "tables under capture"
+            );
+            *announced = true;
         }
     }
 }

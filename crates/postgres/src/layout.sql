@@ -1,12 +1,13 @@
--- Everything an input installs, in one schema of its own. `{schema}` is the quoted schema, `{channel}` the quoted
--- channel. Takes locks on new objects alone.
+-- Everything an input installs, in one schema of its own; `{schema}` is its quoted name. Run on nothing, or on any older
+-- layout, this makes the current one: every statement must bear being run again, and say what it changes of an older
+-- table. Takes locks on objects of ours alone.
 
 CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- Where the reader is. One row for each partition of the keys; there is one partition. Every writer of this row says
 -- WHERE token = its own: the fence. `lock_store` is whose tokens these are, and `token_base` what is added to them: the
 -- tokens of an accepted new store go on where those of the old one ended.
-CREATE TABLE {schema}.cursors (
+CREATE TABLE IF NOT EXISTS {schema}.cursors (
     partition         integer     PRIMARY KEY,
     token             bigint      NOT NULL,
     lock_store        uuid,
@@ -19,25 +20,31 @@ CREATE TABLE {schema}.cursors (
     attempt           integer     NOT NULL,
     version           bigint      NOT NULL,
     system_identifier bigint      NOT NULL,
-    timeline          bigint      NOT NULL,
-    rotated_at        timestamptz NOT NULL DEFAULT pg_catalog.now()
+    timeline          bigint      NOT NULL
 ) WITH (fillfactor = 50);
 
+-- Layout 1 had two slots, remembered when they were last switched, and had no more than one lock store.
+ALTER TABLE {schema}.cursors DROP COLUMN IF EXISTS rotated_at;
+ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS lock_store uuid;
+ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS token_base bigint NOT NULL DEFAULT 0;
+
 INSERT INTO {schema}.cursors
-SELECT 0, 0, NULL, 0, '1:1:', NULL, 0, NULL, 0, 0, 0, c.system_identifier, {timeline}
-  FROM pg_catalog.pg_control_system() c;
+    (partition, token, prev, done, claimed_seq, attempt, version, system_identifier, timeline)
+SELECT 0, 0, '1:1:', 0, 0, 0, 0, c.system_identifier, {timeline}
+  FROM pg_catalog.pg_control_system() c
+    ON CONFLICT DO NOTHING;
 
 -- Draws the position of a change set. CACHE stays 1: with more, changes of one row come out in another order.
-CREATE SEQUENCE {schema}.change_sets_seq CACHE 1;
+CREATE SEQUENCE IF NOT EXISTS {schema}.change_sets_seq CACHE 1;
 
 -- Twice the number of the slot that writers write to, plus one while the reader is awake and needs no NOTIFY. A
 -- sequence, because its value is seen at once, whatever the snapshot of who looks. Not an unlogged one: created while a
 -- standby streams, it is unreadable once that is promoted (seen on 15.18).
-CREATE SEQUENCE {schema}.wake_up MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS {schema}.wake_up MINVALUE 0 START 0;
 
 -- What changed: one row for each statement, or for each 1,000 rows of it. The slots are filled in turn, and a slot that
--- is read is truncated.
-CREATE TABLE {schema}.change_sets (
+-- is read is truncated. No autovacuum: no row is ever deleted, and it would only be in the way of truncating.
+CREATE TABLE IF NOT EXISTS {schema}.change_sets (
     seq         bigint      NOT NULL DEFAULT pg_catalog.nextval('{schema_literal}.change_sets_seq'),
     xid         xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     captured_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -45,85 +52,42 @@ CREATE TABLE {schema}.change_sets (
     changes     integer     NOT NULL,
     payload     text        NOT NULL
 );
-CREATE TABLE {schema}.change_sets_0 () INHERITS ({schema}.change_sets);
-CREATE TABLE {schema}.change_sets_1 () INHERITS ({schema}.change_sets);
-CREATE INDEX ON {schema}.change_sets_0 (xid);
-CREATE INDEX ON {schema}.change_sets_1 (xid);
-CREATE INDEX ON {schema}.change_sets_0 (seq);
-CREATE INDEX ON {schema}.change_sets_1 (seq);
+CREATE TABLE IF NOT EXISTS {schema}.change_sets_0 () INHERITS ({schema}.change_sets);
+CREATE TABLE IF NOT EXISTS {schema}.change_sets_1 () INHERITS ({schema}.change_sets);
+CREATE TABLE IF NOT EXISTS {schema}.change_sets_2 () INHERITS ({schema}.change_sets);
+CREATE TABLE IF NOT EXISTS {schema}.change_sets_3 () INHERITS ({schema}.change_sets);
+ALTER TABLE {schema}.change_sets_0 SET (autovacuum_enabled = off);
+ALTER TABLE {schema}.change_sets_1 SET (autovacuum_enabled = off);
+ALTER TABLE {schema}.change_sets_2 SET (autovacuum_enabled = off);
+ALTER TABLE {schema}.change_sets_3 SET (autovacuum_enabled = off);
+CREATE INDEX IF NOT EXISTS change_sets_0_xid_idx ON {schema}.change_sets_0 (xid);
+CREATE INDEX IF NOT EXISTS change_sets_1_xid_idx ON {schema}.change_sets_1 (xid);
+CREATE INDEX IF NOT EXISTS change_sets_2_xid_idx ON {schema}.change_sets_2 (xid);
+CREATE INDEX IF NOT EXISTS change_sets_3_xid_idx ON {schema}.change_sets_3 (xid);
+CREATE INDEX IF NOT EXISTS change_sets_0_seq_idx ON {schema}.change_sets_0 (seq);
+CREATE INDEX IF NOT EXISTS change_sets_1_seq_idx ON {schema}.change_sets_1 (seq);
+CREATE INDEX IF NOT EXISTS change_sets_2_seq_idx ON {schema}.change_sets_2 (seq);
+CREATE INDEX IF NOT EXISTS change_sets_3_seq_idx ON {schema}.change_sets_3 (seq);
 
--- The columns that name a row: those of the primary key; else of the replica identity; else of a unique index without
--- nulls; else a column called id; else none.
-CREATE FUNCTION {schema}.key_columns(relation oid) RETURNS text[]
-LANGUAGE sql STABLE SET search_path = '' AS $function$
-    SELECT COALESCE(
-        (SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.position)
-           FROM (SELECT i.indkey::int2[] AS indkey, i.indnkeyatts
-                   FROM pg_catalog.pg_index i
-                  WHERE i.indrelid = relation AND i.indisunique AND i.indisvalid AND i.indpred IS NULL
-                    AND NOT EXISTS (
-                        SELECT FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY n(attnum, position)
-                          LEFT JOIN pg_catalog.pg_attribute na
-                                 ON na.attrelid = i.indrelid AND na.attnum = n.attnum AND n.attnum > 0
-                         WHERE n.position <= i.indnkeyatts AND na.attnotnull IS NOT TRUE)
-                  ORDER BY i.indisprimary DESC, i.indisreplident DESC, i.indnkeyatts, i.indexrelid
-                  LIMIT 1) best
-          CROSS JOIN LATERAL pg_catalog.unnest(best.indkey) WITH ORDINALITY k(attnum, position)
-           JOIN pg_catalog.pg_attribute a ON a.attrelid = relation AND a.attnum = k.attnum
-          WHERE k.position <= best.indnkeyatts),
-        (SELECT ARRAY[a.attname::text]
-           FROM pg_catalog.pg_attribute a
-          WHERE a.attrelid = relation AND a.attname = 'id' AND a.attnum > 0 AND NOT a.attisdropped),
-        '{}')
-$function$;
+-- One while the change sets have reached max_size. A sequence, because its value is seen at once and stays when the
+-- application rolls back, as it must.
+CREATE SEQUENCE IF NOT EXISTS {schema}.is_full MINVALUE 0 START 0;
 
--- The statement that captures any statement, with the key as it is at this moment: for large statements, for updates
--- that change keys, and for tables whose key is not what it was when their function was made. It runs inside a trigger,
--- with the search_path of whoever wrote, so every name in it is qualified.
-CREATE FUNCTION {schema}.capture_statement(relation oid, operation text, prefix text, slot bigint) RETURNS text
-LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
+CREATE OR REPLACE FUNCTION {schema}.refuse_when_full(max_bytes bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $function$
 DECLARE
-    columns text[] := {schema}.key_columns(relation);
-    values text;
-    key text;
-    source text;
+    was_full boolean := (SELECT f.last_value = 1 FROM {schema}.is_full f);
+    bytes bigint := (SELECT pg_catalog.sum(pg_catalog.pg_total_relation_size(i.inhrelid)) FROM pg_catalog.pg_inherits i
+                      WHERE i.inhparent = '{schema_literal}.change_sets'::pg_catalog.regclass);
 BEGIN
-    SELECT pg_catalog.string_agg(
-               pg_catalog.format('COALESCE(pg_catalog.to_json(r.%I)::pg_catalog.text, ''null'')', c.name),
-               ', '','', ' ORDER BY c.position)
-      INTO values
-      FROM pg_catalog.unnest(columns) WITH ORDINALITY c(name, position);
-    key := CASE pg_catalog.cardinality(columns)
-        WHEN 0 THEN '''null''::pg_catalog.text'
-        WHEN 1 THEN values
-        ELSE 'pg_catalog.concat(''['', ' || values || ', '']'')'
-    END;
-    IF operation = 'UPDATE' AND pg_catalog.cardinality(columns) > 0 THEN
-        source := pg_catalog.format($sql$
-            SELECT 1 AS phase, 'DELETE'::pg_catalog.text AS operation, gone.k
-              FROM (SELECT %1$s AS k FROM old_rows r EXCEPT SELECT %1$s FROM new_rows r) gone
-            UNION ALL
-            SELECT 2, 'UPDATE', kept.k
-              FROM (SELECT %1$s AS k FROM new_rows r INTERSECT SELECT %1$s FROM old_rows r) kept
-            UNION ALL
-            SELECT 3, 'INSERT', come.k
-              FROM (SELECT %1$s AS k FROM new_rows r EXCEPT SELECT %1$s FROM old_rows r) come$sql$, key);
-    ELSE
-        source := pg_catalog.format('SELECT 1 AS phase, %L::pg_catalog.text AS operation, %s AS k FROM %s r',
-            operation, key, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);
+    IF was_full <> (bytes >= max_bytes) THEN
+        PERFORM pg_catalog.setval('{schema_literal}.is_full', CASE WHEN was_full THEN 0 ELSE 1 END);
     END IF;
-    RETURN pg_catalog.format($sql$
-        INSERT INTO {schema}.change_sets_%1$s (changes, payload)
-        SELECT pg_catalog.count(*),
-               pg_catalog.concat(%2$L, n.operation, %3$L, pg_catalog.string_agg(n.k, ','), ']}')
-          FROM (SELECT c.phase, c.operation, c.k,
-                       (pg_catalog.row_number() OVER (PARTITION BY c.phase) OPERATOR(pg_catalog.-) 1)
-                           OPERATOR(pg_catalog./) 1000 AS chunk
-                  FROM (%4$s) c) n
-         GROUP BY n.phase, n.operation, n.chunk
-         ORDER BY n.phase, n.chunk$sql$,
-        slot, prefix, '","key":' || pg_catalog.to_json(columns)::text || ',"ids":[', source);
+    IF bytes >= max_bytes THEN
+        RAISE EXCEPTION USING ERRCODE = 'disk_full',
+            MESSAGE = pg_catalog.format('the change sets in %s take %s bytes, and max_size is %s',
+                '{schema_literal}', bytes, max_bytes),
+            HINT = 'Let dapper read them (dapper doctor says what is in the way), raise max_size, or remove the triggers with dapper uninstall.';
+    END IF;
 END
 $function$;
-
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;

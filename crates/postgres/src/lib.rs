@@ -28,16 +28,20 @@
 //! # }
 //! ```
 
+mod capture;
 mod connection;
 mod coverage;
 mod cursor;
+mod doctor;
 mod error;
 mod events;
 mod holder;
 mod input;
+mod installation;
 mod layout;
 mod maintenance;
 mod names;
+mod new_tables;
 mod options;
 mod patterns;
 mod progress;
@@ -51,11 +55,14 @@ mod wake_up;
 mod tests;
 
 pub use connection::ConnectionString;
+pub use doctor::{Finding, Severity, diagnose};
 pub use error::PostgresError;
 pub use input::PostgresInput;
+pub use installation::{
+    InstallPlan, InstallReport, InstallStep, UninstallReport, install, plan_install, uninstall,
+};
 pub use maintenance::{
-    AcceptedLockStore, ServerInfo, UninstallReport, accept_lock_store, lease_resource, probe, probe_schema,
-    rebase, uninstall, validate,
+    AcceptedLockStore, ServerInfo, accept_lock_store, lease_resource, probe, probe_schema, rebase, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::OPTION_KEYS;

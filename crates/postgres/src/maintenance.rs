@@ -1,5 +1,4 @@
-//! What a person does to an input from the outside: see whether it would work, remove it, or point its cursor at another
-//! cluster.
+//! What a person does to an input from the outside: see whether it would work, or point its cursor at another cluster.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +8,6 @@ use dapper_lock::{Resource, StoreId};
 
 use crate::PostgresError;
 use crate::connection::ConnectionString;
-use crate::coverage;
 use crate::input::{application_name, resource};
 use crate::layout;
 use crate::names::quote_identifier;
@@ -34,15 +32,6 @@ impl fmt::Display for ServerInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PostgreSQL {} at {}", self.version, self.address)
     }
-}
-
-/// What [`uninstall`] removed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct UninstallReport {
-    /// The schema that is gone, if it was there.
-    pub schema: Option<String>,
-    /// The tables that lost our triggers.
-    pub tables: Vec<String>,
 }
 
 /// Checks everything about an input's configuration that can be checked without reaching out.
@@ -95,38 +84,6 @@ pub async fn probe_schema(connection: &ConnectionString, schema: &str) -> Result
     }
 }
 
-/// Removes everything that the input called `config.name` installed: the triggers, one table at a time and without
-/// waiting long for any lock, then the schema with all unread changes.
-///
-/// # Errors
-/// When replicas of the input are connected, since they would install it again; and when a table's lock could not be had
-/// after several tries: then the rest stays, and calling again goes on where it stopped.
-pub async fn uninstall(config: &InputConfig) -> Result<UninstallReport, PostgresError> {
-    let options = Options::parse(config)?;
-    let session = Session::open(&options.connection, "dapper uninstall").await?;
-    let client = session.client();
-    refuse_while_running(&session, &options).await?;
-    let mut report = UninstallReport::default();
-    for table in coverage::captured_tables(client, &options.names).await? {
-        coverage::release_table(client, &options.names, &table)
-            .await
-            .map_err(|source| PostgresError::Table { table: table.clone(), source: Box::new(source) })?;
-        report.tables.push(table);
-    }
-    let schema = quote_identifier(&options.names.schema);
-    let there = bounded(
-        "looking for the schema",
-        client.query_one("SELECT pg_catalog.to_regnamespace($1) IS NOT NULL", &[&schema]),
-    )
-    .await?;
-    if there.get(0) {
-        bounded("dropping the schema", client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")))
-            .await?;
-        report.schema = Some(options.names.schema.clone());
-    }
-    Ok(report)
-}
-
 /// Accepts the cluster that the connection string leads to as the cursor's own, and lets everything still in
 /// `change_sets` be delivered again, marked as a possible repeat. Returns how many change sets these are.
 ///
@@ -137,7 +94,7 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     let session = Session::open(&options.connection, "dapper rebase").await?;
     let client = session.client();
     refuse_while_running(&session, &options).await?;
-    layout::ensure(&session, &options.names).await?;
+    layout::install(&session, &options.names).await?;
     let schema = quote_identifier(&options.names.schema);
     let server = &session.server;
     // The transaction ids in the rows are the other cluster's: here they may lie in the future, and then no snapshot
@@ -200,7 +157,7 @@ pub async fn accept_lock_store(
 ) -> Result<AcceptedLockStore, PostgresError> {
     let options = Options::parse(config)?;
     let session = Session::open(&options.connection, "dapper accept-lock-store").await?;
-    layout::ensure(&session, &options.names).await?;
+    layout::ensure(&session, &options).await?;
     let sql = format!(
         "UPDATE {0}.cursors c SET lock_store = $1::text::uuid, token_base = c.token, version = c.version + 1
            FROM (SELECT lock_store::text AS before FROM {0}.cursors WHERE partition = 0) was
@@ -213,7 +170,7 @@ pub async fn accept_lock_store(
 }
 
 /// Refuses when replicas are connected, and still are after what it takes the server to notice that a process has ended.
-async fn refuse_while_running(session: &Session, options: &Options) -> Result<(), PostgresError> {
+pub(crate) async fn refuse_while_running(session: &Session, options: &Options) -> Result<(), PostgresError> {
     let until = tokio::time::Instant::now() + GOODBYE_LIMIT;
     loop {
         let row = bounded(

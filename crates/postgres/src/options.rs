@@ -11,7 +11,8 @@ use crate::names::Names;
 use crate::patterns::TablePatterns;
 
 /// The options of [`InputConfig::options`] that this input knows.
-pub const OPTION_KEYS: [&str; 5] = ["tables", "exclude", "images", "wake_up", "retention"];
+pub const OPTION_KEYS: [&str; 8] =
+    ["tables", "exclude", "images", "wake_up", "retention", "warn_size", "max_size", "install"];
 
 /// How a sleeping reader learns of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,18 @@ pub(crate) enum WakeUp {
     Notify,
     /// Writers never notify; the reader looks several times a second.
     Poll,
+}
+
+/// A few days of a busy application's changes.
+const DEFAULT_WARN_SIZE: i64 = 1 << 30;
+
+/// Whether a replica installs what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// Where its role may.
+    Auto,
+    /// `dapper install` does, with another role.
+    Never,
 }
 
 /// A checked configuration.
@@ -36,6 +49,11 @@ pub(crate) struct Options {
     pub(crate) wake_up: WakeUp,
     /// How long a change set is kept after it was read.
     pub(crate) retention: Duration,
+    /// Report when the change sets take more than this, in bytes.
+    pub(crate) warn_size: i64,
+    /// Record nothing more while the change sets take this or more, in bytes: that is an error of the capture.
+    pub(crate) max_size: Option<i64>,
+    pub(crate) install: Install,
 }
 
 impl Options {
@@ -71,6 +89,13 @@ impl Options {
             None => Duration::from_secs(24 * 60 * 60),
             Some(text) => duration("retention", text)?,
         };
+        let install = match option("install").map(|value| string("install", value)).transpose()? {
+            None | Some("auto") => Install::Auto,
+            Some("never") => Install::Never,
+            Some(other) => {
+                return Err(refuse("install", format!("{other:?} is unknown; use \"auto\" or \"never\"")));
+            }
+        };
         Ok(Self {
             name: config.name.clone(),
             names: Names::new(&config.name),
@@ -79,6 +104,9 @@ impl Options {
             tables: TablePatterns::parse(&include, &exclude)?,
             wake_up,
             retention,
+            warn_size: size("warn_size", option("warn_size"))?.unwrap_or(DEFAULT_WARN_SIZE),
+            max_size: size("max_size", option("max_size"))?,
+            install,
         })
     }
 }
@@ -115,6 +143,18 @@ fn duration(key: &str, text: &str) -> Result<Duration, PostgresError> {
         .ok_or_else(|| refuse(key, format!("{text:?} is no duration; write for example \"24h\" or \"90s\"")))
 }
 
+/// A size as PostgreSQL writes it, in multiples of 1,024.
+fn size(key: &str, value: Option<&Value>) -> Result<Option<i64>, PostgresError> {
+    const UNITS: [(&str, i64); 4] = [("kB", 1 << 10), ("MB", 1 << 20), ("GB", 1 << 30), ("TB", 1 << 40)];
+    let Some(text) = value.map(|value| string(key, value)).transpose()? else { return Ok(None) };
+    let bytes = UNITS.into_iter().find_map(|(unit, factor)| {
+        let number: i64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        number.checked_mul(factor).filter(|bytes| *bytes > 0)
+    });
+    let wrong = || refuse(key, format!("{text:?} is no size; write for example \"512MB\" or \"10GB\""));
+    bytes.map(Some).ok_or_else(wrong)
+}
+
 fn unknown_option(key: &str) -> PostgresError {
     let nearest = OPTION_KEYS
         .into_iter()
@@ -149,6 +189,7 @@ mod tests {
         assert_eq!(options.operations, [Operation::Create, Operation::Update, Operation::Delete]);
         assert_eq!(options.wake_up, WakeUp::Auto);
         assert_eq!(options.retention, Duration::from_secs(86_400));
+        assert_eq!((options.warn_size, options.max_size, options.install), (1 << 30, None, Install::Auto));
         assert!(options.tables.matches("public", "orders") && !options.tables.matches("audit", "orders"));
     }
 
@@ -164,6 +205,11 @@ mod tests {
             with(r#""wake_up":"push""#),
             r#"wake_up "push" is unknown; use "auto", "notify" or "poll""#
         );
+        assert_eq!(with(r#""install":"once""#), r#"install "once" is unknown; use "auto" or "never""#);
+        for text in ["10", "ten GB", "-1GB", "0MB", "9999999999TB"] {
+            let refused = with(&format!(r#""max_size":"{text}""#));
+            assert!(refused.starts_with("max_size") && refused.contains("is no size"), "{refused}");
+        }
         assert!(with(r#""retention":"soon""#).contains("\"soon\" is no duration"));
         assert!(with(r#""operations":["read"]"#).contains("\"read\""));
         assert!(with(r#""operations":[]"#).contains("is empty"));

@@ -1,6 +1,7 @@
 //! Which tables an input captures.
 
 use crate::PostgresError;
+use crate::names::quote_literal;
 
 /// Include and exclude patterns of the form `schema.table`, where `*` stands for any run of characters.
 ///
@@ -35,6 +36,26 @@ impl TablePatterns {
         let reserved =
             schema.starts_with("pg_") || schema == "information_schema" || schema.starts_with("dapper_");
         !reserved && any(&self.include) && !any(&self.exclude)
+    }
+
+    /// The condition on two SQL expressions, a schema and a table, that says the same as [`matches`](Self::matches).
+    pub(crate) fn sql(&self, schema: &str, table: &str) -> String {
+        let like = |pattern: &str| {
+            let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            quote_literal(&escaped.replace('*', "%"))
+        };
+        let any = |patterns: &[Pattern]| {
+            let each = patterns.iter().map(|Pattern { schema: s, table: t }| {
+                format!("({schema} LIKE {} AND {table} LIKE {})", like(s), like(t))
+            });
+            format!("({})", each.chain(["false".to_owned()]).collect::<Vec<_>>().join(" OR "))
+        };
+        format!(
+            "({schema} NOT LIKE E'pg\\\\_%' AND {schema} <> 'information_schema' AND {schema} NOT LIKE E'dapper\\\\_%' \
+             AND {} AND NOT {})",
+            any(&self.include),
+            any(&self.exclude)
+        )
     }
 }
 

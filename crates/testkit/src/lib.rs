@@ -25,6 +25,7 @@ mod guardian;
 pub mod history;
 mod namespace;
 mod packages;
+mod pooler;
 mod process;
 mod proxy;
 mod receiver;
@@ -39,6 +40,7 @@ pub use cluster::{Cluster, ClusterOptions, Leader, Log, LogLine, NotInTime, Repl
 pub use database::{Database, connect};
 pub use etcd::{EtcdOptions, EtcdServer};
 pub use namespace::Namespace;
+pub use pooler::pooler;
 pub use proxy::{Faults, Flow, ProxiedConnection, Proxy};
 pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
 pub use server::{Server, ServerError, ServerOptions, StopMode};

@@ -22,7 +22,7 @@ const USER: &str = "dapper";
 /// A PostgreSQL server that is gone when its last handle is dropped, or when the process ends in whatever way.
 ///
 /// In this order: the server that `DAPPER_TEST_DATABASE_URL` names (for [`shared`](Self::shared) only); local server
-/// binaries, run in a temporary directory; Docker (feature `docker`; image `postgres`, another by
+/// binaries (those in the folder `DAPPER_TEST_POSTGRES_BIN`, else the first found), run in a temporary directory; Docker (feature `docker`; image `postgres`, another by
 /// `DAPPER_TEST_POSTGRES_IMAGE`); on Debian and Ubuntu, as root, the distribution's package, which is installed
 /// unless `DAPPER_TEST_NO_INSTALL=1`. Which one it took is said on stderr.
 ///

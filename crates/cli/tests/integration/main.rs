@@ -5,6 +5,7 @@ mod check;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod failover;
+mod install;
 mod lock_faults;
 mod moving;
 mod refusals;

@@ -6,8 +6,8 @@ use dapper_lock::MemoryStore;
 use dapper_testkit::{Database, Server, ServerOptions};
 
 use super::support::{Fixture, config, locks};
-use crate::coverage;
-use crate::layout;
+use crate::coverage::{self, Mode, Pauses};
+use crate::layout::{self, Access};
 use crate::options::Options;
 use crate::session::Session;
 use crate::{PostgresError, PostgresInput};
@@ -25,10 +25,11 @@ async fn ten_replicas_install_at_once() {
         let options = Options::parse(&config).unwrap();
         async move {
             let session = Session::open(&options.connection, "test").await.unwrap();
-            layout::ensure(&session, &options.names).await.unwrap();
-            let round = coverage::reconcile(session.client(), &options, &mut coverage::Pauses::default())
-                .await
-                .unwrap();
+            layout::install(&session, &options.names).await.unwrap();
+            let round =
+                coverage::reconcile(session.client(), &options, Mode::Install, &mut Pauses::default())
+                    .await
+                    .unwrap();
             assert!(round.failed.is_empty(), "{:?}", round.failed);
         }
     });
@@ -43,20 +44,22 @@ async fn nothing_is_done_when_nothing_differs() {
         Fixture::new("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE t (at timestamptz PRIMARY KEY)")
             .await;
     let round = fixture.reconcile().await;
-    assert_eq!((round.covered, round.changed), (2, 0));
+    assert_eq!((round.covered, round.changed), (2, Vec::new()));
 }
 
 #[tokio::test]
 async fn a_table_in_use_is_given_up_soon_and_covered_later() {
     let fixture = Fixture::new("").await;
-    fixture.execute("CREATE TABLE a (id int PRIMARY KEY)").await;
+    fixture
+        .execute("DROP EVENT TRIGGER dapper_orders_input_tables; CREATE TABLE a (id int PRIMARY KEY)")
+        .await;
     let writer = fixture.database.connect().await.unwrap();
     writer.batch_execute("BEGIN; INSERT INTO a VALUES (1)").await.unwrap();
     let round = fixture.reconcile().await;
     assert_eq!(round.covered, 0);
     assert!(matches!(&round.failed[..], [PostgresError::Table { table, .. }] if table == "public.a"));
     writer.batch_execute("COMMIT").await.unwrap();
-    assert_eq!(fixture.reconcile().await.changed, 1);
+    assert_eq!(fixture.reconcile().await.changed.len(), 1);
 }
 
 #[tokio::test]
@@ -65,7 +68,7 @@ async fn dropped_disabled_and_unwanted_triggers_are_put_right() {
         Fixture::new("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)").await;
     fixture.execute("DROP TRIGGER dapper_orders_input_insert ON a").await;
     fixture.execute("ALTER TABLE b DISABLE TRIGGER dapper_orders_input_delete").await;
-    assert_eq!(fixture.reconcile().await.changed, 2);
+    assert_eq!(fixture.reconcile().await.changed.len(), 2);
     fixture.execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); DELETE FROM b").await;
     assert_eq!(fixture.lines().await, ["a create 1", "b create 2", "b delete 2"]);
 
@@ -74,6 +77,169 @@ async fn dropped_disabled_and_unwanted_triggers_are_put_right() {
     let functions =
         "SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture\\_%' AND prorettype = 'trigger'::regtype";
     assert_eq!(fixture.client.query_one(functions, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test]
+async fn a_trigger_that_was_renamed_does_not_capture_twice() {
+    let mut fixture = Fixture::new("CREATE TABLE a (id int PRIMARY KEY)").await;
+    fixture.execute("ALTER TRIGGER dapper_orders_input_insert ON a RENAME TO mine").await;
+    let changed = fixture.reconcile().await.changed;
+    assert_eq!(
+        crate::coverage::describe(&changed[0].1),
+        "trigger dapper_orders_input_insert is missing, trigger mine is no longer asked for"
+    );
+    fixture.execute("INSERT INTO a VALUES (1)").await;
+    assert_eq!(fixture.lines().await, ["a create 1"]);
+}
+
+#[tokio::test]
+async fn what_the_plan_says_is_all_there_is_to_do() {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE \"b ; c\" (id timestamptz PRIMARY KEY);
+             CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+        )
+        .await
+        .unwrap();
+    let config = config("orders-input", database.url());
+    let before = dump(&database).await;
+    let plan = crate::plan_install(&config).await.unwrap();
+    assert_eq!(dump(&database).await, before);
+    let steps: Vec<&str> = plan.steps.iter().map(|step| step.what.as_str()).collect();
+    assert_eq!(
+        steps,
+        [
+            "schema dapper_orders_input",
+            "event trigger for new tables",
+            "table public.a",
+            "table public.b ; c",
+            "table public.p",
+            "table public.p1"
+        ]
+    );
+    client.batch_execute(&plan.to_string()).await.unwrap();
+    assert_eq!(crate::plan_install(&config).await.unwrap(), crate::InstallPlan::default());
+    let installed = dump(&database).await;
+    let report = crate::install(&config).await.unwrap();
+    assert!(!report.schema_changed && report.changed.is_empty() && report.covered == 4, "{report:?}");
+    assert_eq!(dump(&database).await, installed);
+}
+
+#[tokio::test]
+async fn an_older_layout_is_brought_up_to_date_and_nothing_unread_is_lost() {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE a (id int PRIMARY KEY)").await.unwrap();
+    let old = format!(
+        "{}; COMMENT ON SCHEMA dapper_orders_input IS 'dapper input orders_input, layout 1';
+         INSERT INTO dapper_orders_input.change_sets_1 (changes, payload)
+         VALUES (1, '{{\"tbl\":\"a\",\"op\":\"INSERT\",\"key\":[\"id\"],\"ids\":[7]}}')",
+        include_str!("layout_1.sql")
+    );
+    client.batch_execute(&old).await.unwrap();
+    let mut config = config("orders-input", database.url());
+    config.options.insert("install".into(), "never".into());
+    let session = Session::open(&Options::parse(&config).unwrap().connection, "test").await.unwrap();
+    let refused = layout::ensure(&session, &Options::parse(&config).unwrap()).await;
+    assert!(matches!(refused, Err(PostgresError::NotInstalled { .. })), "{refused:?}");
+    let mut fixture = Fixture::install(database, client, &config).await;
+    let access = layout::ensure(&session, &fixture.options).await.unwrap();
+    assert!(matches!(&access, Access::ReadOnly(reason) if reason.contains("never")), "{access:?}");
+    fixture.execute("INSERT INTO a VALUES (8)").await;
+    assert_eq!(fixture.lines().await, ["a create 7", "a create 8"]);
+}
+
+#[tokio::test]
+async fn a_replica_that_may_not_install_says_what_is_missing_and_touches_nothing() {
+    let fixture = Fixture::new("CREATE TABLE a (id int PRIMARY KEY)").await;
+    fixture
+        .execute(
+            "DROP EVENT TRIGGER dapper_orders_input_tables; CREATE TABLE later (id int PRIMARY KEY);
+             ALTER TABLE a DISABLE TRIGGER dapper_orders_input_insert",
+        )
+        .await;
+    let before = dump(&fixture.database).await;
+    let mode = Mode::Report("it may not");
+    let mut pauses = Pauses::default();
+    let round = coverage::reconcile(fixture.session.client(), &fixture.options, mode, &mut pauses);
+    let failed: Vec<String> = round.await.unwrap().failed.iter().map(chain).collect();
+    assert_eq!(
+        failed,
+        [
+            "table public.a is not covered: trigger dapper_orders_input_insert is disabled, and it may not; run `dapper install`",
+            "table public.later is not covered: it has no triggers, and it may not; run `dapper install`",
+        ]
+    );
+    assert_eq!(dump(&fixture.database).await, before);
+}
+
+/// The database's schema as `pg_dump` writes it.
+async fn dump(database: &Database) -> String {
+    let bin = database.server().bin().expect("a server with programs").to_owned();
+    let url = database.url();
+    tokio::task::spawn_blocking(move || {
+        let output = std::process::Command::new(bin.join("pg_dump"))
+            .args(["--schema-only", "--dbname", &url])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        // Newer versions put a random word around the rest.
+        text.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+    })
+    .await
+    .unwrap()
+}
+
+fn chain(error: &PostgresError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uninstalling_under_load_leaves_the_schema_as_it_was() {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    let tables: String =
+        (0..8).map(|n| format!("CREATE TABLE t{n} (id bigserial PRIMARY KEY, v int);")).collect();
+    client.batch_execute(&tables).await.unwrap();
+    let before = dump(&database).await;
+    let config = config("orders-input", database.url());
+    crate::install(&config).await.unwrap();
+    let stop = dapper_core::CancellationToken::new();
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let (client, stop) = (database.connect().await.unwrap(), stop.clone());
+        writers.push(tokio::spawn(async move {
+            let mut written = 0;
+            while !stop.is_cancelled() {
+                let n = (writer + written) % 8;
+                let sql = format!(
+                    "BEGIN; INSERT INTO t{n} (v) VALUES (1), (2); UPDATE t{n} SET v = v + 1; DELETE FROM t{n}; COMMIT"
+                );
+                client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?}"));
+                written += 1;
+            }
+            written
+        }));
+    }
+    let captured = "SELECT count(*) > 100 FROM dapper_orders_input.change_sets";
+    super::support::wait_until(&client, captured).await;
+    let report = crate::uninstall(&config).await.unwrap();
+    assert_eq!(report.tables.len(), 8);
+    stop.cancel();
+    for writer in writers {
+        assert!(writer.await.unwrap() > 10);
+    }
+    assert_eq!(dump(&database).await, before);
 }
 
 #[tokio::test]
@@ -114,7 +280,22 @@ async fn uninstalling_leaves_no_trace() {
 async fn a_newer_layout_is_refused() {
     let fixture = Fixture::new("").await;
     fixture.execute("COMMENT ON SCHEMA dapper_orders_input IS 'dapper input orders_input, layout 99'").await;
-    let refused = layout::ensure(&fixture.session, &fixture.options.names).await;
+    let refused = layout::ensure(&fixture.session, &fixture.options).await;
+    assert!(matches!(refused, Err(PostgresError::NewerLayout { found: 99, .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_newer_layout_that_allows_it_is_used_and_not_changed() {
+    let fixture = Fixture::new("").await;
+    let comment =
+        "COMMENT ON SCHEMA dapper_orders_input IS 'dapper input x, usable from layout 2, layout 99'";
+    fixture.execute(comment).await;
+    let access = layout::ensure(&fixture.session, &fixture.options).await.unwrap();
+    assert!(matches!(&access, Access::ReadOnly(reason) if reason.contains("layout 99")), "{access:?}");
+    let config = config("orders-input", fixture.database.url());
+    let refused = crate::install(&config).await;
+    assert!(matches!(refused, Err(PostgresError::NewerLayout { found: 99, .. })), "{refused:?}");
+    let refused = crate::plan_install(&config).await;
     assert!(matches!(refused, Err(PostgresError::NewerLayout { found: 99, .. })), "{refused:?}");
 }
 

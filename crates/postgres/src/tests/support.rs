@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::coverage::{self, Coverage};
+use crate::coverage::{self, Coverage, Mode, Pauses};
 use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
 use crate::layout;
@@ -60,9 +60,10 @@ impl Fixture {
     pub(crate) async fn install(database: Database, client: Client, config: &InputConfig) -> Self {
         let options = Options::parse(config).unwrap();
         let session = Session::open(&options.connection, "test").await.unwrap();
-        layout::ensure(&session, &options.names).await.unwrap();
-        let coverage =
-            coverage::reconcile(session.client(), &options, &mut coverage::Pauses::default()).await.unwrap();
+        layout::install(&session, &options.names).await.unwrap();
+        let coverage = coverage::reconcile(session.client(), &options, Mode::Repair, &mut Pauses::default())
+            .await
+            .unwrap();
         assert!(coverage.failed.is_empty(), "{:?}", coverage.failed);
         let limits = Limits { rows: 1_000, bytes: 1 << 20 };
         let reader = Reader::prepare(session.client(), &options.names.schema, limits).await.unwrap();
@@ -71,7 +72,7 @@ impl Fixture {
     }
 
     pub(crate) async fn reconcile(&self) -> Coverage {
-        coverage::reconcile(self.session.client(), &self.options, &mut coverage::Pauses::default())
+        coverage::reconcile(self.session.client(), &self.options, Mode::Repair, &mut Pauses::default())
             .await
             .unwrap()
     }

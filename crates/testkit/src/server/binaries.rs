@@ -6,8 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The first folder that holds both `initdb` and `postgres`.
+/// Names the folder to take, on machines with several versions.
+const CHOSEN: &str = "DAPPER_TEST_POSTGRES_BIN";
+
+/// The folder that `DAPPER_TEST_POSTGRES_BIN` names, whatever is in it, so that no other version is tested by mistake;
+/// else the first that holds both `initdb` and `postgres`.
 pub(crate) fn find() -> Option<PathBuf> {
+    if let Some(chosen) = env::var_os(CHOSEN).filter(|chosen| !chosen.is_empty()) {
+        return Some(chosen.into());
+    }
     on_path().chain(by_pg_config()).chain(usual_folders()).find(|folder| is_complete(folder))
 }
 

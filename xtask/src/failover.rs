@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use crate::etcd;
 use crate::play::Program;
 
 /// Measure how long it takes until another replica takes over, and that nothing goes wrong meanwhile.
@@ -47,10 +48,18 @@ pub(crate) struct Failover {
 
 impl Failover {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let program = Program::build("failover", true, &[])?;
+        let wanted = self.backend.as_deref().unwrap_or("all");
+        let etcd = if wanted == "postgres" { Err(String::new()) } else { etcd::can_test() };
+        let (backend, left_out) = match (wanted, &etcd) {
+            ("etcd", Err(reason)) => bail!("etcd can't be measured here: {reason}"),
+            ("all", Err(reason)) => ("postgres", Some(reason)),
+            (wanted, _) => (wanted, None),
+        };
+        let features: &[&str] = if etcd.is_ok() { &["--features", etcd::FEATURE] } else { &[] };
+        let program = Program::build("failover", true, features)?;
         let mut arguments: Vec<OsString> = Vec::new();
         for (name, value) in [
-            ("--backend", self.backend),
+            ("--backend", Some(backend.to_owned())),
             ("--runs", self.runs.map(|runs| runs.to_string())),
             ("--cases", self.cases),
             ("--ttl", self.ttl),
@@ -62,6 +71,10 @@ impl Failover {
         arguments.extend(self.json.then(|| "--json".into()));
         arguments.extend(self.markdown.then(|| "--markdown".into()));
         arguments.extend(self.arguments);
-        program.run(arguments)
+        let code = program.run(arguments);
+        if let Some(reason) = left_out {
+            eprintln!("left out: etcd: {reason}");
+        }
+        code
     }
 }

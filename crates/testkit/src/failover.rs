@@ -18,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-pub use case::{COMMIT_EVERY, Case};
+pub use case::{COMMIT_EVERY, Case, Locks};
 pub use report::{CaseReport, History, Verdict, judge};
 pub use stage::Round;
 pub use standbys::{StandbysOptions, StandbysReport, measure_standbys};
 
-use crate::{Namespace, Server, ServerOptions, StopMode};
+use crate::{EtcdOptions, EtcdServer, Namespace, Server, ServerOptions, StopMode};
 use stage::Stage;
 
 /// Why a measurement could not be made. Not a verdict on what was to be measured.
@@ -34,6 +34,8 @@ pub type Failure = Box<dyn Error + Send + Sync>;
 pub struct FailoverOptions {
     /// The `dapper` program.
     pub program: PathBuf,
+    /// Where the leases are.
+    pub locks: Locks,
     /// The time to live of the lease.
     pub ttl: Duration,
     /// How often.
@@ -50,8 +52,8 @@ const CONNECTIONS_PER_GROUP: usize = 16;
 
 impl fmt::Debug for FailoverOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { program, ttl, runs, parallel, .. } = self;
-        write!(f, "FailoverOptions({program:?}, {ttl:?}, {runs} runs, {parallel} at once)")
+        let Self { program, locks, ttl, runs, parallel, .. } = self;
+        write!(f, "FailoverOptions({program:?}, {locks:?}, {ttl:?}, {runs} runs, {parallel} at once)")
     }
 }
 
@@ -60,11 +62,18 @@ impl fmt::Debug for FailoverOptions {
 /// # Errors
 /// When a server, a replica or a fault does not come about, or no other replica takes over at all.
 pub async fn measure(case: Case, options: &FailoverOptions) -> Result<CaseReport, Failure> {
-    let groups = if case.is_quiet() { 1 } else { options.parallel.clamp(1, options.runs.max(1)) };
+    let groups = if case.is_quiet(options.locks) { 1 } else { options.parallel.clamp(1, options.runs.max(1)) };
     let server = start_server(groups, &["plpgsql"]).await?;
+    let etcd = match options.locks {
+        Locks::Postgres => None,
+        Locks::Etcd => {
+            let start = || EtcdServer::start(&EtcdOptions::default());
+            Some(Arc::new(tokio::task::spawn_blocking(start).await??))
+        }
+    };
     let mut opening = JoinSet::new();
     for _ in 0..groups {
-        opening.spawn(Stage::open(case, server.clone(), options.clone()));
+        opening.spawn(Stage::open(case, server.clone(), etcd.clone(), options.clone()));
     }
     let mut stages = Vec::new();
     while let Some(stage) = opening.join_next().await {
@@ -75,7 +84,7 @@ pub async fn measure(case: Case, options: &FailoverOptions) -> Result<CaseReport
         Some(mode) => all_at_once(stages, rounds, &server, mode, options).await?,
         None => each_by_itself(stages, rounds, options).await?,
     };
-    let mut report = CaseReport::new(case, options.ttl, taken);
+    let mut report = CaseReport::new(case, options, taken);
     let mut closing = JoinSet::new();
     for stage in stages {
         closing.spawn(stage.close());
@@ -83,7 +92,7 @@ pub async fn measure(case: Case, options: &FailoverOptions) -> Result<CaseReport
     while let Some(history) = closing.join_next().await {
         report.add(judge(&history??));
     }
-    tokio::task::spawn_blocking(move || drop(server)).await?;
+    tokio::task::spawn_blocking(move || drop((server, etcd))).await?;
     Ok(report)
 }
 

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dapper_testkit::failover::{Case, CaseReport, FailoverOptions, measure};
+use dapper_testkit::failover::{Case, CaseReport, FailoverOptions, Locks, measure};
 
 const TTL: Duration = Duration::from_secs(2);
 /// Far more than a time to live, and far less than any other wait there is.
 const SLOW: Duration = Duration::from_secs(8);
 
-async fn measured(case: Case) -> CaseReport {
+async fn measured(locks: Locks, case: Case) -> CaseReport {
     let program = env!("CARGO_BIN_EXE_dapper").into();
-    let options = FailoverOptions { program, ttl: TTL, runs: 2, parallel: 2, after_run: Arc::new(|| {}) };
+    let options = FailoverOptions { program, locks, ttl: TTL, runs: 2, parallel: 2, after_run: Arc::new(|| {}) };
     let report = measure(case, &options).await.unwrap();
     eprintln!("{report:#?}");
     assert_eq!(report.rounds.len(), 2);
@@ -21,7 +21,11 @@ async fn measured(case: Case) -> CaseReport {
 }
 
 async fn keeps_all_promises(case: Case) {
-    let report = measured(case).await;
+    judged(Locks::Postgres, case).await;
+}
+
+async fn judged(locks: Locks, case: Case) {
+    let report = measured(locks, case).await;
     assert_eq!(report.broken_promises(), Vec::<String>::new(), "{report:#?}");
 }
 
@@ -56,7 +60,7 @@ async fn a_holder_whose_link_is_down_is_followed_and_does_no_harm_when_it_is_up_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_whose_session_is_ended_is_followed() {
-    let mut report = measured(Case::Terminated).await;
+    let mut report = measured(Locks::Postgres, Case::Terminated).await;
     // The end of a session reaches both at once. The old holder has some milliseconds to notice; on a busy machine it
     // may need more. What is fenced is not in danger.
     assert!(report.verdict.overlap < Duration::from_millis(50), "{report:#?}");
@@ -72,4 +76,29 @@ async fn a_restarted_server_is_read_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crashed_server_is_read_on() {
     keeps_all_promises(Case::RestartImmediate).await;
+}
+
+#[cfg(feature = "etcd")]
+mod with_etcd {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stopped_holder_is_followed() {
+        judged(Locks::Etcd, Case::Stop).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_killed_holder_is_followed() {
+        judged(Locks::Etcd, Case::Kill).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_frozen_holder_is_followed_and_does_no_harm_when_it_thaws() {
+        judged(Locks::Etcd, Case::Freeze).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_holder_behind_silent_proxies_is_followed_and_does_no_harm_when_it_is_heard_again() {
+        judged(Locks::Etcd, Case::SilentProxy).await;
+    }
 }

@@ -9,6 +9,15 @@ use crate::StopMode;
 /// The time between two commits around a fault: there is always something to handle, and often something on its way.
 pub const COMMIT_EVERY: Duration = Duration::from_millis(2);
 
+/// Where the leases are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Locks {
+    /// Beside the cursor.
+    Postgres,
+    /// In an etcd of the measurement's own.
+    Etcd,
+}
+
 /// What is done to the replica that holds the lease, or to the server under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Case {
@@ -85,8 +94,24 @@ impl Case {
 
     /// Whether milliseconds count, so that one run at a time is made and events come close together.
     #[must_use]
-    pub const fn is_quiet(self) -> bool {
-        matches!(self, Self::Stop | Self::Kill | Self::Terminated)
+    pub const fn is_quiet(self, locks: Locks) -> bool {
+        match locks {
+            Locks::Postgres => matches!(self, Self::Stop | Self::Kill | Self::Terminated),
+            Locks::Etcd => matches!(self, Self::Stop),
+        }
+    }
+
+    /// Why there is no such case with these locks, if there is none.
+    #[must_use]
+    pub const fn missing_with(self, locks: Locks) -> Option<&'static str> {
+        match (locks, self) {
+            (Locks::Postgres, _) | (_, Self::Stop | Self::Kill | Self::Freeze | Self::SilentProxy) => None,
+            (Locks::Etcd, Self::SilentLink) => Some("the etcd of the tests listens on this host alone"),
+            (Locks::Etcd, Self::Terminated) => Some("a lease in etcd lives in no session"),
+            (Locks::Etcd, Self::RestartFast | Self::RestartImmediate) => {
+                Some("a holder keeps its term while PostgreSQL or etcd restarts: nobody takes over")
+            }
+        }
     }
 
     /// Whether it needs [`Namespace`](crate::Namespace)s, and with them root.
@@ -96,8 +121,8 @@ impl Case {
     }
 
     /// The time between two commits of the trickle, except around a fault, where it is [`COMMIT_EVERY`].
-    pub(super) const fn pause_between_commits(self) -> Duration {
-        if self.is_quiet() { COMMIT_EVERY } else { Duration::from_millis(50) }
+    pub(super) const fn pause_between_commits(self, locks: Locks) -> Duration {
+        if self.is_quiet(locks) { COMMIT_EVERY } else { Duration::from_millis(50) }
     }
 
     /// Whether the frozen holder may bring an event late that it had in its hands when it froze. Its token tells.
@@ -106,8 +131,8 @@ impl Case {
         matches!(self, Self::Freeze)
     }
 
-    pub(super) const fn replicas(self) -> usize {
-        if self.is_quiet() { 3 } else { 2 }
+    pub(super) const fn replicas(self, locks: Locks) -> usize {
+        if self.is_quiet(locks) { 3 } else { 2 }
     }
 
     pub(super) const fn stop_mode(self) -> Option<StopMode> {
@@ -118,9 +143,14 @@ impl Case {
         }
     }
 
-    pub(super) fn bounds(self, ttl: Duration) -> Option<Bounds> {
+    pub(super) fn bounds(self, locks: Locks, ttl: Duration) -> Option<Bounds> {
         let ms = Duration::from_millis;
         let none = Duration::MAX;
+        if locks == Locks::Etcd {
+            // etcd ends a lease up to a second late; nothing tells sooner that its holder is dead.
+            let max = if self == Self::Stop { none } else { ttl + ms(1_500) };
+            return Some(Bounds { p50: none, p99: none, max });
+        }
         match self {
             Self::Stop => Some(Bounds { p50: ms(10), p99: ms(50), max: none }),
             Self::Kill => Some(Bounds { p50: ms(20), p99: ms(100), max: none }),
@@ -128,6 +158,17 @@ impl Case {
                 Some(Bounds { p50: none, p99: none, max: ttl + ms(500) })
             }
             Self::Terminated | Self::RestartFast | Self::RestartImmediate => None,
+        }
+    }
+}
+
+impl Locks {
+    /// Its name on the command line and in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Etcd => "etcd",
         }
     }
 }

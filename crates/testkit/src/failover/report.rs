@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Case;
 use super::stage::Round;
+use super::{Case, FailoverOptions, Locks};
 use crate::history::{
     Delivery, Report, RowWrite, Trust, Writes, check, fenced, longest_overlap, stale_writes,
     tokens_not_above_earlier,
@@ -56,6 +56,8 @@ pub struct Verdict {
 pub struct CaseReport {
     /// Which.
     pub case: Case,
+    /// Where the leases were.
+    pub locks: Locks,
     /// The time to live of the leases.
     pub ttl: Duration,
     /// The runs, the shortest takeover first.
@@ -82,9 +84,10 @@ pub fn judge(history: &History) -> Verdict {
 }
 
 impl CaseReport {
-    pub(super) fn new(case: Case, ttl: Duration, mut rounds: Vec<Round>) -> Self {
+    pub(super) fn new(case: Case, options: &FailoverOptions, mut rounds: Vec<Round>) -> Self {
         rounds.sort_by_key(|round| round.takeover);
-        Self { case, ttl, rounds, verdict: Verdict::default() }
+        let FailoverOptions { locks, ttl, .. } = *options;
+        Self { case, locks, ttl, rounds, verdict: Verdict::default() }
     }
 
     pub(super) fn add(&mut self, other: Verdict) {
@@ -167,7 +170,7 @@ impl CaseReport {
     /// Takeovers that took longer than they should on a quiet machine, in words.
     #[must_use]
     pub fn missed_bounds(&self) -> Vec<String> {
-        let Some(bounds) = self.case.bounds(self.ttl) else { return Vec::new() };
+        let Some(bounds) = self.case.bounds(self.locks, self.ttl) else { return Vec::new() };
         [("p50", 50, bounds.p50), ("p99", 99, bounds.p99), ("max", 100, bounds.max)]
             .into_iter()
             .filter(|(_, percent, bound)| self.percentile(*percent) > *bound)
@@ -186,6 +189,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Instant;
 
     use super::*;
@@ -228,7 +232,15 @@ mod tests {
 
     fn report(case: Case, history: &History) -> CaseReport {
         let round = Round { takeover: MS * 8, released: None, granted: Some(MS * 3) };
-        let mut report = CaseReport::new(case, Duration::from_secs(10), vec![round]);
+        let options = FailoverOptions {
+            program: "dapper".into(),
+            locks: Locks::Postgres,
+            ttl: Duration::from_secs(10),
+            runs: 1,
+            parallel: 1,
+            after_run: Arc::new(|| {}),
+        };
+        let mut report = CaseReport::new(case, &options, vec![round]);
         report.add(judge(history));
         report
     }

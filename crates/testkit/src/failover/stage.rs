@@ -1,19 +1,20 @@
 //! One group of replicas on a database of its own, and what is done to them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use super::audit;
-use super::case::{COMMIT_EVERY, Case};
+use super::case::{COMMIT_EVERY, Case, Locks};
 use super::output::Output;
 use super::report::History;
 use super::trickle::{TABLE, Trickle};
 use super::{FailoverOptions, Failure, trust};
 use crate::{
-    Cluster, ClusterOptions, Database, Faults, Flow, Leader, Namespace, Proxy, Replica, ReplicaOptions,
+    Cluster, ClusterOptions, Database, EtcdServer, Faults, Flow, Leader, Namespace, Proxy, Replica, ReplicaOptions,
     Server,
 };
 
@@ -35,6 +36,8 @@ const STANDINGS: [&str; 3] = [STANDING_BY, "lease acquired", "lease given up"];
 /// A group of replicas, a holder among them, and what they work on.
 pub(super) struct Stage {
     case: Case,
+    locks: Locks,
+    etcd: Option<Arc<EtcdServer>>,
     ttl: Duration,
     // Dropped first: the replicas go before the paths that they use.
     cluster: Cluster,
@@ -47,9 +50,9 @@ pub(super) struct Stage {
     database: Database,
 }
 
-/// How a replica reaches the server.
+/// How a replica reaches the server, and etcd where there is one.
 enum NetworkPath {
-    Proxied(Proxy),
+    Proxied(Vec<Proxy>),
     Apart(Namespace),
 }
 
@@ -74,24 +77,35 @@ pub struct Round {
 
 impl Stage {
     /// Starts everything, and waits until events flow.
-    pub(super) async fn open(case: Case, server: Server, options: FailoverOptions) -> Result<Self, Failure> {
+    pub(super) async fn open(
+        case: Case,
+        server: Server,
+        etcd: Option<Arc<EtcdServer>>,
+        options: FailoverOptions,
+    ) -> Result<Self, Failure> {
         let database = Database::create_on(&server).await?;
         let admin = database.connect().await?;
         admin.batch_execute(TABLE).await?;
         let mut cluster = Cluster::new(ClusterOptions {
             program: options.program,
-            pipeline: pipeline(options.ttl),
-            environment: vec![("DATABASE_URL".to_owned(), database.url())],
+            pipeline: pipeline(options.locks, options.ttl),
+            environment: [
+                ("DATABASE_URL".to_owned(), database.url()),
+                ("ETCD_URL".to_owned(), etcd.as_ref().map_or_else(String::new, |etcd| etcd.url())),
+            ]
+            .into(),
             arguments: ["--log-level", "info,dapper_lock=debug"].map(str::to_owned).into(),
         })?;
         let output = Output::read(cluster.collect_output()?);
         let mut paths = HashMap::new();
-        start_replica(case, &database, &mut cluster, &mut paths).await?;
+        start_replica(case, &database, etcd.as_deref(), &mut cluster, &mut paths).await?;
         cluster.replicas()[0].wait_for_line(LIMIT, |line| line.message() == "tables under capture").await?;
         audit::install(&admin).await?;
-        let trickle = Trickle::start(database.url(), case.pause_between_commits());
+        let trickle = Trickle::start(database.url(), case.pause_between_commits(options.locks));
         let mut stage = Self {
             case,
+            locks: options.locks,
+            etcd,
             ttl: options.ttl,
             cluster,
             paths,
@@ -108,8 +122,9 @@ impl Stage {
 
     /// Starts replicas until there are as many as there are to be.
     async fn fill_up(&mut self) -> Result<(), Failure> {
-        while self.running().len() < self.case.replicas() {
-            start_replica(self.case, &self.database, &mut self.cluster, &mut self.paths).await?;
+        while self.running().len() < self.case.replicas(self.locks) {
+            let etcd = self.etcd.as_deref();
+            start_replica(self.case, &self.database, etcd, &mut self.cluster, &mut self.paths).await?;
         }
         Ok(())
     }
@@ -135,7 +150,7 @@ impl Stage {
         let flows = self.output.wait_for(news, LIMIT, |event| event.token == Some(leader.token)).await;
         flows.ok_or_else(|| format!("no event by the holder of token {} within {LIMIT:?}", leader.token))?;
         let (least, most) =
-            if self.case.is_quiet() { (200, 600) } else { (200, millis(self.ttl / 3).max(400)) };
+            if self.case.is_quiet(self.locks) { (200, 600) } else { (200, millis(self.ttl / 3).max(400)) };
         sleep(Duration::from_millis(fastrand::u64(least..most))).await;
         self.trickle.commit_every(COMMIT_EVERY);
         sleep(HURRY).await;
@@ -166,12 +181,12 @@ impl Stage {
             Case::Freeze => replica.freeze()?,
             Case::Terminated => at = terminate_session(&self.admin).await?,
             Case::SilentProxy | Case::SilentLink => match self.paths.get(&before.replica) {
-                Some(NetworkPath::Proxied(proxy)) => {
+                Some(NetworkPath::Proxied(proxies)) => {
                     // First the one way, so that more often than not a statement of the holder's is caught in the
                     // proxy, from where it reaches the server when another holds the lease.
-                    proxy.set(Faults::to_server(Flow::SILENT));
+                    proxies.iter().for_each(|proxy| proxy.set(Faults::to_server(Flow::SILENT)));
                     sleep(ONE_WAY).await;
-                    proxy.set(Faults::SILENT);
+                    proxies.iter().for_each(|proxy| proxy.set(Faults::SILENT));
                 }
                 Some(NetworkPath::Apart(namespace)) => namespace.cut()?,
                 None => return Err("the holder has no network of its own".into()),
@@ -186,7 +201,7 @@ impl Stage {
     /// Waits until a later term has handled an event.
     pub(super) async fn taken_over(&mut self, fault: Fault) -> Result<Round, Failure> {
         sleep(HURRY).await;
-        self.trickle.commit_every(self.case.pause_between_commits());
+        self.trickle.commit_every(self.case.pause_between_commits(self.locks));
         let limit = self.ttl * 2 + LIMIT;
         let after = fault.before.token;
         let later = self.output.wait_for(0, limit, |event| event.token > Some(after)).await;
@@ -229,7 +244,7 @@ impl Stage {
             Case::SilentProxy | Case::SilentLink => {
                 sleep(SILENT_AFTER_TAKEOVER).await;
                 match self.paths.get(&number) {
-                    Some(NetworkPath::Proxied(proxy)) => proxy.heal(),
+                    Some(NetworkPath::Proxied(proxies)) => proxies.iter().for_each(Proxy::heal),
                     Some(NetworkPath::Apart(namespace)) => namespace.heal()?,
                     None => {}
                 }
@@ -291,6 +306,7 @@ impl Stage {
 async fn start_replica(
     case: Case,
     database: &Database,
+    etcd: Option<&EtcdServer>,
     cluster: &mut Cluster,
     paths: &mut HashMap<usize, NetworkPath>,
 ) -> Result<(), Failure> {
@@ -300,7 +316,13 @@ async fn start_replica(
             let proxy = Proxy::start(database.server().address()).await?;
             let url = database.url_via(proxy.address());
             own.environment.push(("DATABASE_URL".to_owned(), url));
-            Some(NetworkPath::Proxied(proxy))
+            let mut proxies = vec![proxy];
+            if let Some(etcd) = etcd {
+                let proxy = Proxy::start(("127.0.0.1".to_owned(), etcd.port())).await?;
+                own.environment.push(("ETCD_URL".to_owned(), format!("http://{}", proxy.address())));
+                proxies.push(proxy);
+            }
+            Some(NetworkPath::Proxied(proxies))
         }
         Case::SilentLink => {
             let namespace = tokio::task::spawn_blocking(Namespace::create).await??;
@@ -317,9 +339,11 @@ async fn start_replica(
     Ok(())
 }
 
-pub(super) fn pipeline(ttl: Duration) -> String {
+pub(super) fn pipeline(locks: Locks, ttl: Duration) -> String {
+    let etcd = "backend = \"etcd\"\nconnection_string = \"${ETCD_URL}\"\n";
+    let place = if locks == Locks::Etcd { etcd } else { "" };
     format!(
-        "[lock]\nttl = \"{}ms\"\n\n[[inputs]]\nname = \"ticks\"\ntype = \"postgres\"\n\
+        "[lock]\n{place}ttl = \"{}ms\"\n\n[[inputs]]\nname = \"ticks\"\ntype = \"postgres\"\n\
          connection_string = \"${{DATABASE_URL}}\"\n\n[[processes]]\nname = \"print\"\ntype = \"log\"\n\n\
          [[links]]\ninput = \"ticks\"\nprocess = \"print\"\n",
         ttl.as_millis()

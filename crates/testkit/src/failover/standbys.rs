@@ -88,7 +88,7 @@ pub async fn measure_standbys(options: &StandbysOptions) -> Result<StandbysRepor
     admin.batch_execute(&format!("CREATE EXTENSION pg_stat_statements; {TABLE}")).await?;
     let mut cluster = Cluster::new(ClusterOptions {
         program: options.program.clone(),
-        pipeline: super::stage::pipeline(options.ttl),
+        pipeline: super::stage::pipeline(super::Locks::Postgres, options.ttl),
         ..ClusterOptions::default()
     })?;
     start(&mut cluster, &admin, &database, "holder", 1).await?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use dapper_testkit::failover::Case;
+use dapper_testkit::failover::{Case, Locks};
 use jiff::SignedDuration;
 
 use crate::summary::Form;
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// The `dapper` program
     #[arg(long, value_name = "PATH")]
     pub(crate) dapper: PathBuf,
-    /// Which store of leases
+    /// Which store of leases; for etcd the `dapper` program must have the feature of that name
     #[arg(long, value_enum, default_value_t = Backend::All)]
     pub(crate) backend: Backend,
     /// How many runs of each case
@@ -57,6 +57,14 @@ pub(crate) enum Backend {
 }
 
 impl Arguments {
+    pub(crate) fn locks(&self) -> &'static [Locks] {
+        match self.backend {
+            Backend::Postgres => &[Locks::Postgres],
+            Backend::Etcd => &[Locks::Etcd],
+            Backend::All => &[Locks::Postgres, Locks::Etcd],
+        }
+    }
+
     pub(crate) fn cases(&self) -> Vec<Case> {
         if self.cases.is_empty() { Case::ALL.into() } else { self.cases.clone() }
     }

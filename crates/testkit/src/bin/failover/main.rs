@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use clap::Parser;
 use dapper_testkit::Namespace;
-use dapper_testkit::failover::{Case, FailoverOptions, Failure, StandbysOptions, measure, measure_standbys};
+use dapper_testkit::failover::{
+    Case, FailoverOptions, Failure, Locks, StandbysOptions, measure, measure_standbys,
+};
 
-use crate::arguments::{Arguments, Backend};
+use crate::arguments::Arguments;
 use crate::progress::Progress;
 use crate::summary::{Standbys, Summary};
 
@@ -42,19 +44,24 @@ async fn run(arguments: &Arguments) -> Result<bool, Failure> {
         return Ok(summary.is_good());
     }
     let mut summary = Summary::default();
-    if arguments.backend != Backend::Postgres {
-        summary.leave_out("etcd", "`dapper` has no etcd backend yet");
-    }
-    if arguments.backend != Backend::Etcd {
+    for &locks in arguments.locks() {
         for case in arguments.cases() {
-            measure_case(case, arguments, &mut summary).await?;
+            match case.missing_with(locks) {
+                Some(reason) => summary.leave_out(&format!("{case} with {}", locks.name()), reason),
+                None => measure_case(case, locks, arguments, &mut summary).await?,
+            }
         }
     }
     summary.print(arguments.form());
     Ok(summary.is_good())
 }
 
-async fn measure_case(case: Case, arguments: &Arguments, summary: &mut Summary) -> Result<(), Failure> {
+async fn measure_case(
+    case: Case,
+    locks: Locks,
+    arguments: &Arguments,
+    summary: &mut Summary,
+) -> Result<(), Failure> {
     if case.needs_namespaces()
         && let Err(error) = tokio::task::spawn_blocking(Namespace::create).await?
     {
@@ -65,6 +72,7 @@ async fn measure_case(case: Case, arguments: &Arguments, summary: &mut Summary) 
     let after_run = Arc::clone(&progress);
     let options = FailoverOptions {
         program: arguments.dapper.clone(),
+        locks,
         ttl: arguments.ttl,
         runs: arguments.runs,
         parallel: arguments.parallel,
@@ -72,6 +80,6 @@ async fn measure_case(case: Case, arguments: &Arguments, summary: &mut Summary) 
     };
     let report = measure(case, &options).await.map_err(|error| format!("{case}: {error}"))?;
     progress.end(&report);
-    summary.add("postgres", report);
+    summary.add(report);
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(crate) enum Form {
 /// All cases that were measured, and what was left out.
 #[derive(Debug, Default)]
 pub(crate) struct Summary {
-    cases: Vec<(&'static str, CaseReport)>,
+    cases: Vec<CaseReport>,
     left_out: Vec<String>,
 }
 
@@ -42,8 +42,8 @@ const HEADINGS: [&str; 12] = [
 ];
 
 impl Summary {
-    pub(crate) fn add(&mut self, backend: &'static str, report: CaseReport) {
-        self.cases.push((backend, report));
+    pub(crate) fn add(&mut self, report: CaseReport) {
+        self.cases.push(report);
     }
 
     /// Says by name what is not measured.
@@ -57,7 +57,7 @@ impl Summary {
     pub(crate) fn is_good(&self) -> bool {
         let fine =
             |report: &CaseReport| report.broken_promises().is_empty() && report.missed_bounds().is_empty();
-        !self.cases.is_empty() && self.cases.iter().all(|(_, report)| fine(report))
+        !self.cases.is_empty() && self.cases.iter().all(fine)
     }
 
     pub(crate) fn print(&self, form: Form) {
@@ -66,7 +66,8 @@ impl Summary {
             Form::Table => println!("{}", self.table(UTF8_FULL_CONDENSED)),
             Form::Markdown => println!("{}", self.table(ASCII_MARKDOWN)),
         }
-        for (backend, report) in &self.cases {
+        for report in &self.cases {
+            let backend = report.locks.name();
             for line in report.broken_promises().iter().chain(&report.missed_bounds()) {
                 eprintln!("{} on {backend}: {line}", report.case);
             }
@@ -84,12 +85,12 @@ impl Summary {
         let mut table = Table::new();
         table.load_style(style);
         table.set_header(HEADINGS);
-        for (backend, report) in &self.cases {
+        for report in &self.cases {
             let [released, granted] = report.medians();
             let verdict = &report.verdict;
             table.add_row([
                 report.case.description().to_owned(),
-                (*backend).to_owned(),
+                report.locks.name().to_owned(),
                 report.rounds.len().to_string(),
                 ms(report.percentile(50)),
                 ms(report.percentile(99)),
@@ -106,11 +107,11 @@ impl Summary {
     }
 
     fn json(&self) -> Value {
-        let cases = self.cases.iter().map(|(backend, report)| {
+        let cases = self.cases.iter().map(|report| {
             let (verdict, [released, granted]) = (&report.verdict, report.medians());
             json!({
                 "case": report.case.name(),
-                "backend": backend,
+                "backend": report.locks.name(),
                 "ttl_s": report.ttl.as_secs_f64(),
                 "runs": report.rounds.len(),
                 "commit_every_ms": millis(COMMIT_EVERY),

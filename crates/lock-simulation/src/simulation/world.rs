@@ -298,7 +298,11 @@ impl World {
     }
 
     fn next_idea(&mut self, seat: usize) {
-        let at = self.now + self.rng.u64(0..=2 * self.scenario.user_every);
+        let leisurely = self.now + self.rng.u64(0..=2 * self.scenario.user_every);
+        // How fast the lease recovers is asked when all is calm, not how slow its users are.
+        let is_awaited = self.resources[self.seats[seat].resource].written_when_calm.is_none();
+        let eager = self.now.max(self.scenario.calm_at) + self.rng.u64(0..=self.scenario.ttl / 10);
+        let at = if is_awaited { leisurely.min(eager) } else { leisurely };
         let address = self.address(seat);
         self.queue.push(at, Happening::Idea(address));
     }

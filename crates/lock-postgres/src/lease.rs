@@ -234,6 +234,8 @@ async fn insert(
     session.term = Some(token_from_sql(row)?);
     if row.get(2) {
         sleep(NOTICE).await;
+        // A server that is shutting down ends all sessions, one after the other: this one, too, by now.
+        session.check_backend(session.backend().await?)?;
     }
     Ok(session.term)
 }

@@ -62,7 +62,8 @@ impl fmt::Debug for FailoverOptions {
 /// # Errors
 /// When a server, a replica or a fault does not come about, or no other replica takes over at all.
 pub async fn measure(case: Case, options: &FailoverOptions) -> Result<CaseReport, Failure> {
-    let groups = if case.is_quiet(options.locks) { 1 } else { options.parallel.clamp(1, options.runs.max(1)) };
+    let groups =
+        if case.is_quiet(options.locks) { 1 } else { options.parallel.clamp(1, options.runs.max(1)) };
     let server = start_server(groups, &["plpgsql"]).await?;
     let etcd = match options.locks {
         Locks::Postgres => None,

@@ -12,7 +12,8 @@ const SLOW: Duration = Duration::from_secs(8);
 
 async fn measured(locks: Locks, case: Case) -> CaseReport {
     let program = env!("CARGO_BIN_EXE_dapper").into();
-    let options = FailoverOptions { program, locks, ttl: TTL, runs: 2, parallel: 2, after_run: Arc::new(|| {}) };
+    let options =
+        FailoverOptions { program, locks, ttl: TTL, runs: 2, parallel: 2, after_run: Arc::new(|| {}) };
     let report = measure(case, &options).await.unwrap();
     eprintln!("{report:#?}");
     assert_eq!(report.rounds.len(), 2);

@@ -46,13 +46,13 @@ impl Move {
         self.client.execute("INSERT INTO orders VALUES ($1)", &[&id]).await.unwrap();
         loop {
             let event: Value = serde_json::from_str(&replica.printed().await).unwrap();
-            if event["id"] == id.to_string() {
+            if event["id"].as_str() == Some(&*id.to_string()) {
                 return event["token"].as_u64().unwrap();
             }
         }
     }
 
-    async fn is_refused_until_it_is_accepted(self) {
+    async fn refused_until_accepted(self) {
         let new = self.new_pipeline();
         let mut before = self.start(SMALL);
         before.logged("tables under capture").await;
@@ -100,7 +100,7 @@ async fn to_another_database() {
     let elsewhere = Database::create().await.unwrap();
     let lock = "[lock]\nbackend = \"postgres\"\nconnection_string = \"${LOCK_URL}\"\n";
     let moving = Move { database, client, lock, lock_url: elsewhere.url() };
-    moving.is_refused_until_it_is_accepted().await;
+    moving.refused_until_accepted().await;
 }
 
 #[cfg(feature = "etcd")]
@@ -109,7 +109,7 @@ async fn to_etcd() {
     let etcd = dapper_testkit::EtcdServer::start(&dapper_testkit::EtcdOptions::default()).unwrap();
     let (database, client) = database().await;
     let lock = "[lock]\nbackend = \"etcd\"\nconnection_string = \"${LOCK_URL}\"\n";
-    Move { database, client, lock, lock_url: etcd.url() }.is_refused_until_it_is_accepted().await;
+    Move { database, client, lock, lock_url: etcd.url() }.refused_until_accepted().await;
 }
 
 #[test]

@@ -14,8 +14,8 @@ use super::report::History;
 use super::trickle::{TABLE, Trickle};
 use super::{FailoverOptions, Failure, trust};
 use crate::{
-    Cluster, ClusterOptions, Database, EtcdServer, Faults, Flow, Leader, Namespace, Proxy, Replica, ReplicaOptions,
-    Server,
+    Cluster, ClusterOptions, Database, EtcdServer, Faults, Flow, Leader, Namespace, Proxy, Replica,
+    ReplicaOptions, Server,
 };
 
 /// Longer than anything takes that is not to be measured.

@@ -55,6 +55,7 @@ impl Growth {
             program: dapper.to_owned(),
             pipeline: pipeline("retention = \"0s\""),
             environment: environment.clone(),
+            ..ClusterOptions::default()
         })?;
         let mut install = Command::new(dapper);
         install.arg("install").arg(cluster.pipeline()).envs(environment);

@@ -143,6 +143,7 @@ impl Storm {
             program: dapper.to_owned(),
             pipeline: pipeline(""),
             environment: environment.clone(),
+            ..ClusterOptions::default()
         })?;
         let started = Instant::now();
         for _ in 0..self.replicas {

@@ -34,13 +34,13 @@ pub(crate) async fn two_stores_have_two_identities(stage: Stage) -> Verdict {
 pub(crate) async fn the_identity_survives_a_restart(stage: Stage) -> Verdict {
     let one = stage.open().await?;
     let id = one.store_id().await?;
+    let term = one.grant(&resource("orders")?, HolderId::random(), LONG).await?;
+    one.release(&term).await?;
+    stage.harness.restart().await?;
     ensure!(
         id != StoreId::EPHEMERAL,
         "the store outlives its process, and its identity says that it does not"
     );
-    let term = one.grant(&resource("orders")?, HolderId::random(), LONG).await?;
-    one.release(&term).await?;
-    stage.harness.restart().await?;
     let two = stage.open().await?;
     let deadline = tokio::time::Instant::now() + SOON * 5;
     let after = loop {

@@ -55,7 +55,7 @@ async fn it_is_reached_or_the_error_says_why_not() {
         for command in ["check", "run"] {
             let said = said(command, &lock_url);
             assert_eq!((said.code, said.err.lines().count()), (Some(1), 1), "{said:?}");
-            assert!(said.err.starts_with("error: pipeline.toml:3: lock: cannot use etcd"), "{}", said.err);
+            assert!(said.err.starts_with("error: pipeline.toml:3: lock: lock store etcd: "), "{}", said.err);
             assert!(said.err.contains(wanted), "{}", said.err);
         }
     }

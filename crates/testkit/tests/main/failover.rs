@@ -20,5 +20,8 @@ fn what_is_left_out_is_said_by_name_and_measuring_nothing_is_not_good() {
     let output = failover(&["--dapper", "/bin/false", "--backend", "etcd", "--cases", "terminated"]);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{errors}");
-    assert!(errors.contains("left out: terminated with etcd: a lease in etcd lives in no session"), "{errors}");
+    assert!(
+        errors.contains("left out: terminated with etcd: a lease in etcd lives in no session"),
+        "{errors}"
+    );
 }

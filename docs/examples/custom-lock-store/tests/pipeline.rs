@@ -22,6 +22,7 @@ async fn a_killed_holder_is_followed_and_nothing_is_lost() {
             ("RECEIVER_URL".into(), receiver.url()),
             ("LEASES".into(), leases.path().display().to_string()),
         ],
+        ..ClusterOptions::default()
     })
     .unwrap();
     for _ in 0..2 {

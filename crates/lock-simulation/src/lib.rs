@@ -1,7 +1,7 @@
 //! Proof, as far as machines can give it, that the leases of `dapper-lock` keep their promises.
 //!
 //! The production [`Machine`](dapper_lock::machine::Machine) runs here inside a [`Driver`](driver::Driver) that does
-//! what `LockManager`'s own driver does, against a [store](store) that is the contract of
+//! what `LockManager`'s own driver does, against a [`store`] that is the contract of
 //! [`LockStore`](dapper_lock::LockStore) and nothing more, and a [`Row`] that is fenced as the cursor row is.
 //! [`simulation`] lets N of them run in simulated time with random faults, a run per seed; [`model`] goes through every
 //! interleaving of a small configuration. Both know a few [ways to be broken](Break), and must notice each.

@@ -112,7 +112,15 @@ pub(crate) async fn acquire(manager: &LockManager) -> Lease {
 /// Lets `manager` wait for the lease that somebody has.
 pub(crate) async fn waiting(manager: &LockManager) -> JoinHandle<Lease> {
     let manager = manager.clone();
-    let task = tokio::spawn(async move { acquire(&manager).await });
+    let task = tokio::spawn(async move {
+        // A manager gives up after a few failures in a row, and a restart may take longer than these.
+        loop {
+            match manager.acquire(&resource()).await {
+                Err(error) if error.is_transient() => sleep(Duration::from_millis(10)).await,
+                acquired => return acquired.unwrap(),
+            }
+        }
+    });
     // There is no sign of a watch from outside; later is as good as earlier, since it starts from what was read.
     sleep(Duration::from_millis(200)).await;
     assert!(!task.is_finished());

@@ -22,3 +22,17 @@ LANGUAGE sql STABLE SET search_path = '' AS $function$
           WHERE a.attrelid = relation AND a.attname = 'id' AND a.attnum > 0 AND NOT a.attisdropped),
         '{}')
 $function$;
+
+-- The expression for the key of row `r`, as JSON.
+CREATE OR REPLACE FUNCTION {schema}.key_expression(columns text[]) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = '' AS $function$
+    SELECT CASE pg_catalog.count(*)
+               WHEN 0 THEN '''null''::pg_catalog.text'
+               WHEN 1 THEN pg_catalog.min(v.value)
+               ELSE 'pg_catalog.concat(''['', ' || pg_catalog.string_agg(v.value, ', '','', ' ORDER BY v.position)
+                    || ', '']'')'
+           END
+      FROM (SELECT c.position,
+                   pg_catalog.format('COALESCE(pg_catalog.to_json(r.%I)::pg_catalog.text, ''null'')', c.name) AS value
+              FROM pg_catalog.unnest(columns) WITH ORDINALITY c(name, position)) v
+$function$;

@@ -25,8 +25,15 @@ const LOCK_TIMEOUT_MS: u32 = 300;
 const TRIES: u32 = 20;
 
 /// The objects in the order in which they depend on each other.
-const LAYOUT_SQL: &str =
-    concat!(include_str!("layout.sql"), "\n", include_str!("keys.sql"), "\n", include_str!("statement.sql"));
+const LAYOUT_SQL: &str = concat!(
+    include_str!("layout.sql"),
+    "\n",
+    include_str!("keys.sql"),
+    "\n",
+    include_str!("statement.sql"),
+    "\n",
+    include_str!("images.sql")
+);
 
 /// What the schema's comment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod capture;
 mod cursor_rules;
 mod full;
 mod handle;
+mod images;
 mod install;
 mod lock_stores;
 mod permissions;

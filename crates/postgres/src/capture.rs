@@ -5,10 +5,11 @@ use sha2::{Digest, Sha256};
 
 use crate::images::{self, Images};
 use crate::names::{Names, quote_identifier, quote_literal};
-use crate::options::Options;
+use crate::options::{OnCaptureError, Options};
 
 const CAPTURE_SQL: &str = include_str!("capture.sql");
 const COLLECT_KEYS_SQL: &str = include_str!("collect_keys.sql");
+const MISSED_SQL: &str = include_str!("missed.sql");
 const COLLECT_IMAGES_SQL: &str = include_str!("collect_images.sql");
 
 /// Captures with the catalog's help.
@@ -171,8 +172,12 @@ fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> Str
     };
     let images = image_sql(options, source);
     let (schema, prefix) = (quote_identifier(&names.schema), quote_literal(&prefix));
+    let skip = options.on_capture_error == OnCaptureError::Skip;
+    let missed = if skip { missed(names) } else { String::new() };
+    let note = note(names);
     let parts = [
         ("{schema}", schema.as_str()),
+        ("{note}", &note),
         ("{key}", &key),
         ("{columns}", &selected.join(", ")),
         ("{prefix}", &prefix),
@@ -186,6 +191,9 @@ fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> Str
         CAPTURE_SQL,
         &[
             ("{schema}", &schema),
+            ("{attempt}", if skip { "BEGIN\n" } else { "" }),
+            ("{missed}", &missed),
+            ("{note}", &note),
             ("{channel}", &quote_literal(&names.channel)),
             ("{variables}", variables),
             ("{collect}", &fill(collect, &parts)),
@@ -194,6 +202,24 @@ fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> Str
             ("{cap}", &cap(options)),
         ],
     )
+}
+
+/// What a statement says of itself as a comment. The server shows its text as the context of an error of it: so an error
+/// names us and a way out and is left as it is otherwise, at no cost where there is none. A handler that adds a hint would
+/// take a subtransaction, and with it a second transaction id, from every statement of every writer.
+pub(crate) fn note(names: &Names) -> String {
+    let name: String = names.schema.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    format!(
+        "/* dapper records a change in schema {name} and can not. Run dapper doctor; dapper install repairs what is missing; \
+         on_capture_error = skip lets statements pass unrecorded; dapper uninstall removes the triggers. */"
+    )
+}
+
+/// The end of a function that lets the statement pass.
+fn missed(names: &Names) -> String {
+    let schema = quote_identifier(&names.schema);
+    let who = quote_literal(&format!("dapper (schema {})", names.schema));
+    fill(MISSED_SQL, &[("{schema_literal}", &schema.replace('\'', "''")), ("{who}", &who)])
 }
 
 fn image_sql(options: &Options, source: &Source) -> ImageSql {

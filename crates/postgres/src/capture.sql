@@ -7,8 +7,8 @@ DECLARE
 {variables}    body text;
     by_statement boolean := false;
 BEGIN
-    IF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
-        state := (SELECT w.last_value FROM {schema}.wake_up w);
+{attempt}    IF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
+        state := (SELECT w.last_value FROM {schema}.wake_up w {note});
         changed := 1;
         body := pg_catalog.concat({prefix}, TG_OP, '"}');
     ELSE
@@ -21,19 +21,19 @@ BEGIN
 {by_statement}
     ELSIF state OPERATOR(pg_catalog.<) 2 THEN
         INSERT INTO {schema}.change_sets_0 (changes, payload)
-        VALUES (changed, body);
+        VALUES (changed, body) {note};
     ELSIF state OPERATOR(pg_catalog.<) 4 THEN
         INSERT INTO {schema}.change_sets_1 (changes, payload)
-        VALUES (changed, body);
+        VALUES (changed, body) {note};
     ELSIF state OPERATOR(pg_catalog.<) 6 THEN
         INSERT INTO {schema}.change_sets_2 (changes, payload)
-        VALUES (changed, body);
+        VALUES (changed, body) {note};
     ELSE
         INSERT INTO {schema}.change_sets_3 (changes, payload)
-        VALUES (changed, body);
+        VALUES (changed, body) {note};
     END IF;
     IF (state OPERATOR(pg_catalog.%) 2) OPERATOR(pg_catalog.=) 0 THEN
         PERFORM pg_catalog.pg_notify({channel}, '');
     END IF;
     RETURN NULL;
-END
+{missed}END

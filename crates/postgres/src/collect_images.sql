@@ -24,7 +24,7 @@
                     OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(old_images), 0)
                     OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(new_images), 0)) OPERATOR(pg_catalog.>) 1048576;
         EXCEPTION WHEN OTHERS THEN
-            state := (SELECT w.last_value FROM {schema}.wake_up w);
+            state := (SELECT w.last_value FROM {schema}.wake_up w {note});
             changed := 1;
             by_statement := true;
         END;

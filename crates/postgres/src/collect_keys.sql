@@ -17,7 +17,7 @@
                 END IF;
             END IF;
         EXCEPTION WHEN OTHERS THEN
-            state := (SELECT w.last_value FROM {schema}.wake_up w);
+            state := (SELECT w.last_value FROM {schema}.wake_up w {note});
             changed := 1;
             by_statement := true;
         END;

@@ -55,7 +55,7 @@ BEGIN
             s.i AS new, s.position FROM (%s) s', operation, pg_catalog.format(rows_sql, key, image, 'new_rows'));
     END IF;
     RETURN pg_catalog.format($sql$
-        INSERT INTO {schema}.change_sets_%1$s (changes, payload)
+        INSERT INTO {schema}.change_sets_%1$s (changes, payload) {note}
         SELECT pg_catalog.count(*),
                pg_catalog.concat(%2$L, n.operation, %3$L, pg_catalog.string_agg(n.k, ',' ORDER BY n.position), ']',
                    CASE WHEN %5$L::pg_catalog.bool AND n.phase OPERATOR(pg_catalog.<) 3 THEN pg_catalog.concat(

@@ -23,7 +23,7 @@ BEGIN
             operation, key, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);
     END IF;
     RETURN pg_catalog.format($sql$
-        INSERT INTO {schema}.change_sets_%1$s (changes, payload)
+        INSERT INTO {schema}.change_sets_%1$s (changes, payload) {note}
         SELECT pg_catalog.count(*),
                pg_catalog.concat(%2$L, n.operation, %3$L, pg_catalog.string_agg(n.k, ','), ']}')
           FROM (SELECT c.phase, c.operation, c.k,

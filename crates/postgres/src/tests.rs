@@ -2,6 +2,7 @@
 
 mod ancestor;
 mod capture;
+mod capture_errors;
 mod cursor_rules;
 mod full;
 mod handle;

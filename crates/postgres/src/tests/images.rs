@@ -177,3 +177,185 @@ async fn rows_that_vanish_between_partitions_are_deleted() {
         assert_eq!(count(&mut fixture).await, (2, 1, 0), "{images} {key}");
     }
 }
+
+const CANARY: &str = "canary-5d1c";
+
+/// Everything in our schema, as text.
+async fn everything_of_ours(fixture: &Fixture) -> String {
+    let sql = "SELECT COALESCE(string_agg(c::text, ' '), '') FROM dapper_orders_input.change_sets c";
+    fixture.client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// The rows of the one event, with the canary somewhere in what is left out.
+async fn without_canary(fixture: &mut Fixture, statement: &str) -> String {
+    fixture.execute(statement).await;
+    let ours = everything_of_ours(fixture).await;
+    assert!(!ours.contains(CANARY), "{statement}: {ours}");
+    sorted(fixture).await
+}
+
+#[tokio::test]
+async fn what_is_excluded_never_leaves_the_table() {
+    let mut fixture = fixture(
+        "CREATE TABLE users (id int PRIMARY KEY, name text, password text, \"Secret \"\"key\"\"\" text);
+         CREATE TABLE p (id int, secret text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+         CREATE TABLE leaf PARTITION OF p FOR VALUES FROM (0) TO (1000000);
+         CREATE TABLE kid (extra int) INHERITS (users);
+         CREATE TABLE all_of_it (secret text PRIMARY KEY)",
+        "old-and-new",
+        &["public.users.password", "*.Secret *", "*.*.secret", "all_*.*"],
+    )
+    .await;
+    let write = format!("INSERT INTO users VALUES (1, 'a', '{CANARY}', '{CANARY}')");
+    expect![[r#"users create "1" - {"id":1,"name":"a"}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
+    let move_key = format!("UPDATE users SET id = 2, password = '{CANARY}2'");
+    expect![[r#"
+        users create "2" - {"id":2,"name":"a"}
+        users delete "1" {"id":1,"name":"a"} -"#]]
+    .assert_eq(&without_canary(&mut fixture, &move_key).await);
+    // Many at once, through the parent and in the leaf, and what inherits a column that is left out.
+    for (table, count) in [("p", 2_000), ("leaf", 3)] {
+        let start = if table == "p" { 0 } else { 5_000 };
+        let many = format!("INSERT INTO {table} SELECT {start} + n, '{CANARY}' FROM generate_series(1, {count}) n");
+        assert_eq!(without_canary(&mut fixture, &many).await.lines().count(), count);
+    }
+    let kid = format!("INSERT INTO kid (id, name, password, extra) VALUES (3, 'k', '{CANARY}', 7)");
+    expect![[r#"kid create "3" - {"id":3,"name":"k","extra":7}"#]]
+        .assert_eq(&without_canary(&mut fixture, &kid).await);
+    // A key is a key whatever is excluded.
+    fixture.execute("INSERT INTO all_of_it VALUES ('known')").await;
+    expect![[r#"all_of_it create "known" - {}"#]].assert_eq(&sorted(&mut fixture).await);
+}
+
+/// The statement that asks the catalog leaves the same columns out, by the names they have then.
+#[tokio::test]
+async fn what_is_excluded_does_not_leak_while_a_table_changes() {
+    let mut fixture = fixture(
+        "CREATE TABLE users (id int PRIMARY KEY, name text, password text)",
+        "old-and-new",
+        &["public.*.pass*", "*.secret"],
+    )
+    .await;
+    let insert = |columns: &str, values: &str| format!("INSERT INTO users ({columns}) VALUES ({values})");
+    // A new column, before it is known: not in the image yet, whether it is to be left out or not.
+    fixture.execute("ALTER TABLE users ADD secret text, ADD plain text").await;
+    let write = insert("id, password, secret, plain", &format!("1, '{CANARY}', '{CANARY}', 'p'"));
+    expect![[r#"users create "1" - {"id":1,"name":null}"#]].assert_eq(&without_canary(&mut fixture, &write).await);
+    fixture.reconcile().await;
+    let write = insert("id, secret, plain", &format!("2, '{CANARY}', 'p'"));
+    expect![[r#"users create "2" - {"id":2,"name":null,"plain":"p"}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
+    // A column in the image is renamed or goes: the function's statement fails, and the catalog is asked.
+    fixture.execute("ALTER TABLE users RENAME name TO title; ALTER TABLE users RENAME id TO number").await;
+    let write = insert("number, title, password, secret", &format!("3, 't', '{CANARY}', '{CANARY}'"));
+    expect![[r#"users create "3" - {"number":3,"title":"t","plain":null}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
+    fixture.execute("ALTER TABLE users DROP title, ALTER number TYPE text").await;
+    let write = insert("number, secret", &format!("'4', '{CANARY}'"));
+    expect![[r#"users create "4" - {"number":"4","plain":null}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
+    // The name is what counts, the new one as soon as the function was made anew; until then the column is not known.
+    fixture.reconcile().await;
+    fixture.execute("ALTER TABLE users RENAME secret TO open; ALTER TABLE users RENAME plain TO secret").await;
+    let write = insert("number, secret", &format!("'5', '{CANARY}'"));
+    expect![[r#"users create "5" - {"number":"5","open":null}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
+}
+
+#[tokio::test]
+async fn what_is_excluded_does_not_leak_from_a_table_that_is_just_made() {
+    let mut fixture = fixture(
+        "CREATE SCHEMA audit; CREATE TABLE parent (id int, pin text) PARTITION BY LIST (id)",
+        "new",
+        &["users.password", "audit.*.*_ip", "parent.pin"],
+    )
+    .await;
+    let made = format!(
+        "BEGIN;
+         CREATE TABLE users (id int PRIMARY KEY, at timestamptz, password text);
+         CREATE TABLE audit.log (id int PRIMARY KEY, client_ip text, clientXip text);
+         CREATE TABLE leaf PARTITION OF parent DEFAULT;
+         CREATE TABLE other (id int PRIMARY KEY, password text);
+         SET TimeZone = 'Asia/Tokyo';
+         INSERT INTO users VALUES (1, '2026-01-01 00:00:00+00', '{CANARY}');
+         INSERT INTO audit.log VALUES (2, '{CANARY}', 'x');
+         INSERT INTO leaf VALUES (3, '{CANARY}'); INSERT INTO parent VALUES (4, '{CANARY}');
+         INSERT INTO other VALUES (5, 'kept');
+         COMMIT; RESET TimeZone"
+    );
+    let expected = expect![[r#"
+        audit.log create "2" - {"id":2,"clientxip":"x"}
+        other create "5" - {"id":5,"password":"kept"}
+        parent create "3" - {"id":3}
+        parent create "4" - {"id":4}
+        users create "1" - {"id":1,"at":"2026-01-01T00:00:00+00:00"}"#]];
+    expected.assert_eq(&without_canary(&mut fixture, &made).await);
+    // After the comparison the same.
+    fixture.reconcile().await;
+    let again = format!(
+        "DELETE FROM leaf; INSERT INTO leaf VALUES (3, '{CANARY}'); DELETE FROM users;
+         INSERT INTO users VALUES (1, '2026-01-01 00:00:00+00', '{CANARY}')"
+    );
+    assert!(without_canary(&mut fixture, &again).await.contains(r#"users create "1" - {"id":1,"at""#));
+}
+
+#[tokio::test]
+async fn without_exclusions_an_image_has_the_columns_that_the_table_has_at_the_moment() {
+    let mut fixture = fixture(T, "old-and-new", &[]).await;
+    fixture.execute("INSERT INTO t VALUES (1, 'a')").await;
+    fixture.execute("ALTER TABLE t ADD w int DEFAULT 5, DROP v").await;
+    fixture.execute("INSERT INTO t VALUES (2)").await;
+    fixture.execute("ALTER TABLE t RENAME w TO x; ALTER TABLE t ALTER x TYPE text").await;
+    fixture.execute("UPDATE t SET x = x || '!'").await;
+    fixture.execute("ALTER TABLE t DROP id; DELETE FROM t").await;
+    let lines = lines(&mut fixture).await.join("\n");
+    expect![[r#"
+        t create "1" - {"id":1,"v":"a"}
+        t create "2" - {"id":2,"w":5}
+        t update "1" {"id":1,"x":"5"} {"id":1,"x":"5!"}
+        t update "2" {"id":2,"x":"5"} {"id":2,"x":"5!"}
+        t delete "" {"x":"5!"} -
+        t delete "" {"x":"5!"} -"#]]
+    .assert_eq(&lines);
+}
+
+#[tokio::test]
+async fn names_of_every_kind() {
+    let ugly = [
+        "r", "x", "n", "o", "k", "i", "position", "state", "ids", "body", "changed", "new_rows", "old_rows", "row to json",
+        "\"quo\"\"ted\"", "it's", "back\\slash", "%s %1$I", "{key}", "{image}", "tab\there", "line\nbreak", "ünï→☃", "select",
+        "$1", "a.b",
+    ];
+    let long = "n".repeat(63);
+    let columns: Vec<String> = ugly.iter().chain([&long.as_str()]).map(|&name| crate::names::quote_identifier(name)).collect();
+    let sql = format!(
+        "CREATE TABLE \"ta'b\\l\"\"e\" (\"id\"\"\" int PRIMARY KEY, {} int);
+         CREATE TABLE bag ({} int)",
+        columns.join(" int DEFAULT 1, "),
+        columns.join(" int DEFAULT 1, "),
+    );
+    for excluded in [&[][..], &["absent.*", "*.*.never_there"]] {
+        let mut fixture = fixture(&sql, "old-and-new", excluded).await;
+        for table in ["\"ta'b\\l\"\"e\"", "bag"] {
+            let insert = if table == "bag" { "\"r\"".to_owned() } else { "\"id\"\"\"".to_owned() };
+            // Few, and so many that the catalog's statement takes over.
+            for count in [1, 40] {
+                fixture
+                    .execute(&format!(
+                        "INSERT INTO {table} ({insert}) SELECT n FROM generate_series(1, {count}) n;
+                         UPDATE {table} SET \"x\" = 2; DELETE FROM {table}"
+                    ))
+                    .await;
+                let events = fixture.events().await;
+                assert_eq!(events.len(), 3 * count, "{table}");
+                for event in events {
+                    for image in [&event.old, &event.new].into_iter().flatten() {
+                        let image: serde_json::Map<String, Value> = serde_json::from_str(image.get()).unwrap();
+                        assert!(ugly.iter().chain([&long.as_str()]).all(|&name| image.contains_key(name)), "{image:?}");
+                    }
+                }
+            }
+        }
+    }
+}

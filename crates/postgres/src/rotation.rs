@@ -203,7 +203,8 @@ impl Rotation {
         let retention = self.retention.as_secs_f64();
         let open: Vec<String> = done.xip.iter().map(ToString::to_string).collect();
         let undo = "RAISE EXCEPTION USING ERRCODE = 'no_data_found'";
-        // What cannot be done now ends in an error that undoes the block, and is caught: the server logs nothing.
+        // What cannot be done now ends in an error that undoes the block, and is caught: the server logs nothing. A full disk
+        // is one such thing, since truncating begins with new files: reading goes on meanwhile.
         let sql = format!(
             "DO $do$ BEGIN
                 PERFORM FROM {schema}.cursors WHERE partition = 0 AND token = {token} FOR UPDATE;
@@ -216,7 +217,7 @@ impl Rotation {
                           FROM {schema}.change_sets_{slot} ORDER BY seq DESC LIMIT 1)
                 THEN {undo}; END IF;
                 TRUNCATE ONLY {schema}.change_sets_{slot};
-             EXCEPTION WHEN lock_not_available OR no_data_found THEN NULL;
+             EXCEPTION WHEN lock_not_available OR no_data_found OR disk_full THEN NULL;
              END $do$",
             xmax = done.xmax,
             open = open.join(","),
@@ -255,7 +256,7 @@ impl Rotation {
                     TRUNCATE {schema}.cursors;
                     INSERT INTO {schema}.cursors SELECT k.* FROM pg_catalog.unnest(kept) k;
                 END IF;
-             EXCEPTION WHEN lock_not_available THEN NULL;
+             EXCEPTION WHEN lock_not_available OR disk_full THEN NULL;
              END $do$"
         );
         bounded("writing the cursor anew", client.batch_execute(&sql)).await

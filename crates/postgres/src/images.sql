@@ -18,12 +18,14 @@ BEGIN
         image := 'pg_catalog.row_to_json(r.*)::pg_catalog.text';
     ELSE
         SELECT COALESCE('(SELECT pg_catalog.row_to_json(x.*)::pg_catalog.text FROM (SELECT '
-                   || pg_catalog.string_agg(pg_catalog.format('r.%I', a.attname), ', ' ORDER BY a.attnum) || ') x)',
+                   || pg_catalog.string_agg(pg_catalog.format('r.%I', c.name), ', ' ORDER BY c.attnum) || ') x)',
                    '''{}''::pg_catalog.text')
           INTO image
-          FROM pg_catalog.pg_attribute a
-         WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
-           AND NOT (a.attname::text COLLATE pg_catalog."C" LIKE ANY (excluded));
+          FROM (SELECT a.attnum, (pg_catalog.pg_identify_object_as_address(
+                           'pg_catalog.pg_class'::pg_catalog.regclass, a.attrelid, a.attnum)).object_names[3] AS name
+                  FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped) c
+         WHERE c.name NOT LIKE '........pg.dropped.%' AND NOT (c.name COLLATE pg_catalog."C" LIKE ANY (excluded));
     END IF;
     IF operation = 'UPDATE' THEN
         pairs_sql := CASE pg_catalog.cardinality(columns)

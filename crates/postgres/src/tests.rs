@@ -8,6 +8,7 @@ mod full;
 mod handle;
 mod images;
 mod install;
+mod keys;
 mod lock_stores;
 mod permissions;
 mod schema_changes;

@@ -1,10 +1,15 @@
 //! Row images: what is in them, what never is, and which of an update belong together.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use dapper_core::Event;
+use dapper_lock::MemoryStore;
+use dapper_testkit::Database;
 use expect_test::expect;
 use serde_json::Value;
 
-use super::support::Fixture;
+use super::support::{Fixture, Replica, config, locks};
 
 async fn fixture(sql: &str, images: &str, excluded: &[&str]) -> Fixture {
     let excluded: Value = excluded.iter().map(|&text| Value::from(text)).collect();
@@ -500,4 +505,126 @@ async fn a_row_that_is_too_large_for_an_image_is_captured_without_one() {
         ("create 4", Some(37)),
     ];
     assert_eq!(seen, expected.map(|(what, length)| (what.to_owned(), length)));
+}
+
+const RANDOM: &str = "
+    CREATE TYPE pair AS (a numeric, b text);
+    CREATE TABLE r (id int PRIMARY KEY, n numeric, f double precision, g real, i8 bigint, t text, b bytea, tz timestamptz,
+                    iv interval, ta text[], jb jsonb, p pair, na numeric[], tr tstzrange)";
+
+/// The image of each row says what a session with nothing set reads, and the row can be made again from it.
+#[tokio::test]
+async fn the_image_of_any_row_is_the_row() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut fixture = fixture(RANDOM, "new", &[]).await;
+    for (round, settings) in ["", ODD_SETTINGS].into_iter().enumerate() {
+        fixture.execute(settings).await;
+        let rows = 150 * i32::try_from(round + 1).unwrap();
+        let first = 1_000 * i32::try_from(round).unwrap();
+        let mut column = |value: fn(&mut fastrand::Rng) -> String| -> Vec<Option<String>> {
+            (0..rows).map(|_| (random.u8(..) > 25).then(|| value(&mut random))).collect()
+        };
+        let (numbers, floats, integers) = (column(number), column(float), column(|r| r.i64(..).to_string()));
+        let (texts, times, jsons) = (column(text), column(time), column(|r| serde_json::to_string(&text(r)).unwrap()));
+        let insert = format!(
+            "INSERT INTO public.r
+             SELECT {first} + v.id, v.n::numeric, v.f::float8, (v.f::float8 / 1e280)::real, v.i::int8, v.t, decode(md5(v.t), 'hex'),
+                    v.tz::timestamptz, '1 s'::interval * (v.i::float8 / 1e6), ARRAY[v.t, NULL, v.j], v.j::jsonb,
+                    ROW(v.n::numeric, v.t)::public.pair, ARRAY[v.n::numeric], tstzrange(v.tz::timestamptz, NULL)
+               FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
+                    WITH ORDINALITY v(n, f, i, t, tz, j, id)"
+        );
+        let insert = insert.as_str();
+        // In one statement of many rows, and one row at a time.
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&numbers, &floats, &integers, &texts, &times, &jsons];
+        fixture.client.execute(insert, &parameters).await.unwrap();
+        for id in 0..20 {
+            fixture
+                .execute(&format!("UPDATE public.r SET i8 = COALESCE(i8, 0) / 2 WHERE id = {first} + {}", id + 1))
+                .await;
+        }
+        let events = fixture.events().await;
+        assert_eq!(events.len(), usize::try_from(rows).unwrap() + 20, "seed {seed}");
+        let reader = fixture.database.connect().await.unwrap();
+        reader.batch_execute("SET TimeZone = 'UTC'").await.unwrap();
+        let sql = "SELECT row_to_json(r)::text, jsonb_populate_record(NULL::r, $2::text::jsonb) IS NOT DISTINCT FROM r
+                     FROM r WHERE id::text = $1";
+        let mut last = std::collections::HashMap::new();
+        for event in events {
+            last.insert(event.id.clone(), event);
+        }
+        for event in last.values() {
+            let image = event.new.as_ref().unwrap().get();
+            let row = reader.query_one(sql, &[&event.id, &image]).await.unwrap();
+            assert_eq!(image, row.get::<_, &str>(0), "seed {seed}");
+            assert!(row.get::<_, bool>(1), "seed {seed}: {image}");
+        }
+    }
+}
+
+fn number(random: &mut fastrand::Rng) -> String {
+    let digits = |random: &mut fastrand::Rng, up_to: usize| -> String {
+        (0..random.usize(1..up_to)).map(|_| char::from(b'0' + random.u8(0..10))).collect()
+    };
+    match random.u8(0..12) {
+        0 => "NaN".into(),
+        _ => format!("{}{}.{}", if random.bool() { "-" } else { "" }, digits(random, 60), digits(random, 40)),
+    }
+}
+
+fn float(random: &mut fastrand::Rng) -> String {
+    match random.u8(0..10) {
+        0 => "NaN".into(),
+        1 => "-Infinity".into(),
+        _ => loop {
+            let float = f64::from_bits(random.u64(..));
+            if float.is_finite() && float.abs() < 1e300 && float.abs() > 1e260 {
+                break format!("{float:e}");
+            }
+        },
+    }
+}
+
+fn text(random: &mut fastrand::Rng) -> String {
+    let chars = ['a', '"', '\\', '\'', '\n', '\t', '\u{1}', '\u{7f}', 'é', '\u{2028}', '😀', '{', ',', ' ', '/', '%'];
+    (0..random.usize(0..40)).map(|_| chars[random.usize(0..chars.len())]).collect()
+}
+
+fn time(random: &mut fastrand::Rng) -> String {
+    match random.u8(0..10) {
+        0 => "infinity".into(),
+        1 => "-infinity".into(),
+        // Understood whatever the DateStyle.
+        _ => format!("{:04}-01-02T03:04:{:02}.{:06}+05:30", random.u32(1..9999), random.u8(0..60), random.u32(0..1_000_000)),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_holds_a_bounded_number_of_bytes_of_unhandled_images() {
+    const MIB: usize = 1024 * 1024;
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, doc text)").await.unwrap();
+    let mut config = config("orders-input", database.url());
+    config.options.insert("images".into(), "new".into());
+    crate::install(&config).await.unwrap();
+    client.batch_execute("INSERT INTO t SELECT n, repeat('x', 500000) FROM generate_series(1, 160) n").await.unwrap();
+    let mut replica = Replica::start(config, locks(&Arc::new(MemoryStore::new()))).await;
+    let mut held = Vec::new();
+    let mut bytes = 0;
+    // The reader waits for what it has handed out, and nothing of that is handled.
+    while let Ok(delivery) = tokio::time::timeout(Duration::from_secs(3), replica.deliveries.recv()).await {
+        for (event, acknowledgement) in delivery.unwrap().into_events() {
+            bytes += event.new.as_ref().unwrap().get().len();
+            held.push(acknowledgement);
+        }
+    }
+    assert!(bytes >= 32 * MIB && bytes <= 34 * MIB, "{bytes}");
+    let seen = held.len();
+    held.into_iter().for_each(dapper_core::Acknowledgement::handled);
+    assert_eq!(replica.handle_all(160 - seen).await.len(), 160 - seen);
+    replica.stop().await;
 }

@@ -23,7 +23,7 @@ pub(crate) struct Source {
 impl Source {
     /// Of a table that is not known yet: the static statement fails, and the one that asks the catalog takes its place.
     pub(crate) fn unknown() -> Self {
-        Self { key: vec!["dapper: not known yet".to_owned()], setting_dependent: false }
+        Self { key: vec!["dapper: not known yet".to_owned()], setting_dependent: true }
     }
 }
 
@@ -44,6 +44,20 @@ impl Function {
         &self.body
     }
 
+    /// What it pins, as `CREATE FUNCTION` takes it.
+    pub(crate) fn settings_sql(&self) -> String {
+        self.settings
+            .iter()
+            .filter_map(|setting| setting.split_once('='))
+            .map(|(name, value)| {
+                format!(
+                    " SET {name} TO {}",
+                    value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", ")
+                )
+            })
+            .collect()
+    }
+
     /// Whether it is the one that is there: by the SHA-256 of that one's source, and its settings.
     pub(crate) fn is(&self, sha256: Option<&[u8]>, settings: &[String]) -> bool {
         sha256 == Some(Sha256::digest(self.body.as_bytes()).as_slice())
@@ -53,17 +67,7 @@ impl Function {
     /// SECURITY DEFINER because writers have no rights on our schema. It sets no `search_path` of its own, which costs on
     /// every call; instead every name and operator in it is qualified.
     pub(crate) fn sql(&self, names: &Names, oid: u32) -> String {
-        let settings: String = self
-            .settings
-            .iter()
-            .filter_map(|setting| setting.split_once('='))
-            .map(|(name, value)| {
-                format!(
-                    " SET {name} TO {}",
-                    value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", ")
-                )
-            })
-            .collect();
+        let settings = self.settings_sql();
         let function = format!("{}.capture_{oid}()", quote_identifier(&names.schema));
         format!(
             "CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS {};

@@ -88,6 +88,7 @@ fn body(options: &Options) -> String {
     let values = [
         ("{schema_literal}", quote_literal(&schema)),
         ("{schema_text}", schema.replace('\'', "''").replace('%', "%%")),
+        ("{settings}", template.settings_sql().replace('\'', "''")),
         ("{root_matches}", options.tables.sql("made.root_schema", "made.root_name")),
         ("{own_matches}", options.tables.sql("made.schema", "made.name")),
         ("{body}", quote_literal(template.body())),

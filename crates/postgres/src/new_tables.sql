@@ -35,7 +35,7 @@ BEGIN
                  ELSE pg_catalog.concat('"schema":', pg_catalog.to_json(made.root_schema::text), ',') END);
         body := pg_catalog.replace(body, {name_marker}, pg_catalog.to_json(made.root_name::text)::text);
         EXECUTE pg_catalog.format(
-            'CREATE OR REPLACE FUNCTION {schema_text}.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %2$L;'
+            'CREATE OR REPLACE FUNCTION {schema_text}.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS %2$L;'
             'REVOKE ALL ON FUNCTION {schema_text}.%1$I() FROM PUBLIC', 'capture_' || made.oid, body);
 {triggers}
     END LOOP;

@@ -6,7 +6,7 @@ GRANT USAGE ON SCHEMA oracle TO PUBLIC;
 CREATE TABLE oracle.log (
     n            bigserial PRIMARY KEY,
     -- The same for all that one message of a client does, and for nothing else.
-    statement    text NOT NULL DEFAULT concat(current_query(), ' ', pg_backend_pid(), ' ', statement_timestamp()),
+    statement    text NOT NULL DEFAULT concat(current_query(), E'\n', pg_backend_pid(), ' ', statement_timestamp()),
     root         text NOT NULL,
     own          text NOT NULL,
     operation    text NOT NULL,

@@ -566,17 +566,22 @@ fn operations(seed: u64) -> &'static str {
     }
 }
 
-async fn worker(
-    next: Arc<AtomicU64>,
-    done: Arc<AtomicU64>,
-    (first, last): (u64, u64),
-    start: Instant,
-) -> Result<usize, String> {
-    let (mut events, mut current): (usize, Option<(u64, Stage)>) = (0, None);
+/// What all workers did together.
+#[derive(Default)]
+struct Tally {
+    next: AtomicU64,
+    cases: AtomicU64,
+    events: AtomicU64,
+    carried_out: AtomicU64,
+    refused: AtomicU64,
+}
+
+async fn worker(tally: Arc<Tally>, (first, last): (u64, u64), start: Instant) -> Result<(), String> {
+    let mut current: Option<(u64, Stage)> = None;
     loop {
-        let seed = next.fetch_add(1, Ordering::Relaxed);
+        let seed = first + tally.next.fetch_add(1, Ordering::Relaxed);
         if seed >= last {
-            return Ok(events);
+            return Ok(());
         }
         let epoch = seed / CASES_PER_STAGE;
         let (_, stage) = match current.take() {
@@ -585,10 +590,14 @@ async fn worker(
         };
         let case = Case::make(seed);
         match run(stage, seed, &case, &case.acts).await {
-            Ok(count) => events += count,
+            Ok(count) => {
+                tally.events.fetch_add(count as u64, Ordering::Relaxed);
+                tally.carried_out.fetch_add(stage.outcomes.0.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+                tally.refused.fetch_add(stage.outcomes.1.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+            }
             Err(difference) => return Err(shrink(seed, operations(seed), &case, difference).await),
         }
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        let done = tally.cases.fetch_add(1, Ordering::Relaxed) + 1;
         if done.is_multiple_of(500) {
             eprintln!("{done} of {} cases, {:.0} s", last - first, start.elapsed().as_secs_f64());
         }
@@ -604,22 +613,22 @@ fn number(name: &str, default: u64) -> u64 {
 async fn generated_cases() {
     let first = number("DAPPER_TEST_SEED", 0);
     let last = first + number("DAPPER_TEST_CASES", ORDINARY_CASES);
-    let (next, done, start) = (Arc::new(AtomicU64::new(first)), Arc::default(), Instant::now());
-    let workers: Vec<_> = (0..3)
-        .map(|_| tokio::spawn(worker(Arc::clone(&next), Arc::clone(&done), (first, last), start)))
-        .collect();
-    let (mut events, mut wrong) = (0, Vec::new());
+    let (tally, start) = (Arc::<Tally>::default(), Instant::now());
+    let workers: Vec<_> =
+        (0..3).map(|_| tokio::spawn(worker(Arc::clone(&tally), (first, last), start))).collect();
+    let mut wrong = Vec::new();
     for worker in workers {
-        match worker.await.unwrap() {
-            Ok(count) => events += count,
-            Err(difference) => wrong.push(difference),
-        }
+        wrong.extend(worker.await.unwrap().err());
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    assert!(events > 0, "nothing was captured");
+    let total = |count: &AtomicU64| count.load(Ordering::Relaxed);
     eprintln!(
-        "{} cases from seed {first}: {events} events, {:.0} s",
+        "{} cases from seed {first}: {} messages carried out, {} refused, {} events, {:.0} s",
         last - first,
+        total(&tally.carried_out),
+        total(&tally.refused),
+        total(&tally.events),
         start.elapsed().as_secs_f64()
     );
+    assert!(total(&tally.events) > 0, "nothing was captured");
 }

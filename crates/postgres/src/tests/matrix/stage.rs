@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dapper_core::{Event, InputConfig};
 use dapper_testkit::{Database, Server, ServerOptions};
@@ -74,8 +75,10 @@ pub(crate) struct Stage {
     pub(crate) parents: HashMap<String, String>,
     /// Those whose rows have no unique key: between sessions, the order of their events means nothing.
     pub(crate) unordered: HashSet<String>,
-    /// Whether truncating makes events.
+    /// Those that make events.
     pub(crate) operations: Vec<String>,
+    /// How many messages were carried out, and how many refused.
+    pub(crate) outcomes: (AtomicU64, AtomicU64),
 }
 
 impl Stage {
@@ -100,6 +103,7 @@ impl Stage {
             parents: HashMap::new(),
             unordered: HashSet::new(),
             operations,
+            outcomes: Default::default(),
         };
         stage.open().await;
         stage
@@ -127,6 +131,8 @@ impl Stage {
         if state(&ours) != state(&plain) {
             return Err(format!("{step:?}\n  with capture: {ours:?}\n  without: {plain:?}"));
         }
+        let count = if ours.is_ok() { &self.outcomes.0 } else { &self.outcomes.1 };
+        count.fetch_add(1, Ordering::Relaxed);
         Ok(state(&ours))
     }
 

@@ -4,6 +4,8 @@
 //! same. What changed is noted by row triggers of the test's own; which events follow is worked out from that by the
 //! rules of `docs/capture.md`.
 
+mod ancestors;
+mod documented;
 mod generated;
 mod shapes;
 mod stage;

@@ -235,7 +235,7 @@ pub(crate) async fn server() -> &'static Server {
         .await
 }
 
-async fn database(server: &Server, sql: &str) -> Database {
+pub(super) async fn database(server: &Server, sql: &str) -> Database {
     let database = Database::create_on(server).await.unwrap();
     let client = database.connect().await.unwrap();
     client.batch_execute(ORACLE_SQL).await.unwrap();
@@ -245,7 +245,7 @@ async fn database(server: &Server, sql: &str) -> Database {
 }
 
 /// `{database}` stands for the database's name: prepared transactions of all databases are in one name space.
-async fn send(client: &Client, step: &Step, database: &str) -> Result<String, (String, String)> {
+pub(super) async fn send(client: &Client, step: &Step, database: &str) -> Result<String, (String, String)> {
     let failed = |error: tokio_postgres::Error| {
         let state = error.code().map_or_else(|| "no SQLSTATE".to_owned(), |code| code.code().to_owned());
         (state, format!("{error:?}"))
@@ -281,7 +281,7 @@ async fn send(client: &Client, step: &Step, database: &str) -> Result<String, (S
 }
 
 /// What is committed and was not looked at before.
-async fn noted(client: &Client) -> Vec<Noted> {
+pub(super) async fn noted(client: &Client) -> Vec<Noted> {
     let columns = |text: Option<&str>| text.map(|text| serde_json::from_str(text).unwrap());
     let sql = "WITH gone AS (DELETE FROM oracle.log RETURNING *)
                SELECT statement, root, own, operation, old, new FROM gone ORDER BY n";

@@ -6,6 +6,7 @@
 
 mod ancestors;
 mod documented;
+mod foreign;
 mod generated;
 mod shapes;
 mod stage;

@@ -13,7 +13,8 @@ const MISSED_SQL: &str = include_str!("missed.sql");
 const COLLECT_IMAGES_SQL: &str = include_str!("collect_images.sql");
 
 /// Captures with the catalog's help.
-const BY_STATEMENT_SQL: &str = "        EXECUTE {schema}.capture_statement(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2);";
+const BY_STATEMENT_SQL: &str =
+    "        EXECUTE {schema}.capture_statement(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2);";
 /// The same with images; without them where one is larger than what the server can hold in memory at once.
 const IMAGES_BY_STATEMENT_SQL: &str = "        BEGIN
             EXECUTE {schema}.capture_images(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2, {with_old}, {excluded});
@@ -210,8 +211,9 @@ fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> Str
 pub(crate) fn note(names: &Names) -> String {
     let name: String = names.schema.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
     format!(
-        "/* dapper records a change in schema {name} and can not. Run dapper doctor; dapper install repairs what is missing; \
-         on_capture_error = skip lets statements pass unrecorded; dapper uninstall removes the triggers. */"
+        "/* dapper: where this fails, a change can not be recorded in schema {name}: run dapper doctor. dapper uninstall and \
+         then dapper install make the schema anew, on_capture_error = skip lets statements pass unrecorded, dapper \
+         uninstall removes the triggers. */"
     )
 }
 

@@ -266,11 +266,7 @@ impl Options {
 }
 
 /// The tables that triggers could be on, or the one with that oid.
-async fn tables(
-    client: &Client,
-    options: &Options,
-    oid: Option<u32>,
-) -> Result<Vec<Table>, PostgresError> {
+async fn tables(client: &Client, options: &Options, oid: Option<u32>) -> Result<Vec<Table>, PostgresError> {
     let names = &options.names;
     // `char`, text and the like print the same in every session; what is not listed may not (`bytea_output`,
     // `TimeZone`, `extra_float_digits`, …), and then the function pins those settings, at some cost.
@@ -324,8 +320,11 @@ async fn tables(
     );
     let schema = quote_identifier(&names.schema);
     let triggers: Vec<String> = CAPTURED.iter().map(|&operation| names.trigger(operation)).collect();
-    let rows =
-        bounded("comparing tables and triggers", client.query(&sql, &[&schema, &triggers, &oid, &options.images.any()])).await?;
+    let rows = bounded(
+        "comparing tables and triggers",
+        client.query(&sql, &[&schema, &triggers, &oid, &options.images.any()]),
+    )
+    .await?;
     Ok(rows.iter().map(table).collect())
 }
 

@@ -50,7 +50,8 @@ impl ColumnPatterns {
     /// The patterns as rows for a `VALUES` list, each a schema, a table and a column in the form of `LIKE`.
     pub(crate) fn sql(&self) -> String {
         let row = |pattern: &ColumnPattern| {
-            let [schema, table, column] = [&pattern.schema, &pattern.table, &pattern.column].map(|text| like(text));
+            let [schema, table, column] =
+                [&pattern.schema, &pattern.table, &pattern.column].map(|text| like(text));
             format!("({schema}, {table}, {column})")
         };
         let none = "(NULL, NULL, NULL)".to_owned();
@@ -104,7 +105,11 @@ mod tests {
     fn excluded(patterns: &[&str], table: (&str, &str)) -> Vec<String> {
         let texts: Vec<String> = patterns.iter().map(|&text| text.to_owned()).collect();
         let patterns = ColumnPatterns::parse(&texts).unwrap();
-        patterns.for_table(&[(table.0.to_owned(), table.1.to_owned())]).into_iter().map(str::to_owned).collect()
+        patterns
+            .for_table(&[(table.0.to_owned(), table.1.to_owned())])
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]

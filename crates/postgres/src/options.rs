@@ -102,8 +102,8 @@ impl Options {
                 return Err(refuse("images", reason));
             }
         };
-        let exclude_columns = option("exclude_columns")
-            .map_or(Ok(Vec::new()), |value| strings("exclude_columns", value))?;
+        let exclude_columns =
+            option("exclude_columns").map_or(Ok(Vec::new()), |value| strings("exclude_columns", value))?;
         let on_capture_error =
             match option("on_capture_error").map(|value| string("on_capture_error", value)).transpose()? {
                 None | Some("fail") => OnCaptureError::Fail,

@@ -32,7 +32,10 @@ const HARMS: [(&str, &str); 7] = [
     ("ALTER TABLE dapper_orders_input.change_sets RENAME payload TO body", "42703"),
     ("ALTER TABLE dapper_orders_input.change_sets_0 ADD CHECK (changes < 0) NOT VALID", "23514"),
     ("DROP SEQUENCE dapper_orders_input.wake_up", "42P01"),
-    ("DROP SEQUENCE dapper_orders_input.change_sets_seq CASCADE; ALTER TABLE dapper_orders_input.change_sets ALTER seq DROP DEFAULT", "23502"),
+    (
+        "DROP SEQUENCE dapper_orders_input.change_sets_seq CASCADE; ALTER TABLE dapper_orders_input.change_sets ALTER seq DROP DEFAULT",
+        "23502",
+    ),
     ("ALTER SCHEMA dapper_orders_input RENAME TO elsewhere", "42P01"),
 ];
 
@@ -96,7 +99,8 @@ async fn asked_to_skip_statements_pass_are_counted_and_warned_of() {
             if renamed {
                 fixture.execute("ALTER SCHEMA elsewhere RENAME TO dapper_orders_input").await;
             }
-            let count = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM dapper_orders_input.missed";
+            let count =
+                "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM dapper_orders_input.missed";
             let missed: i64 = fixture.client.query_one(count, &[]).await.unwrap().get(0);
             assert_eq!(missed, if renamed { 0 } else { 6 }, "{images}: {harm}");
         }
@@ -120,7 +124,11 @@ impl SmallDisk {
         std::fs::create_dir(&directory).unwrap();
         let owner = std::fs::metadata(server.directory().unwrap()).unwrap();
         let options = format!("size=4m,uid={},gid={},mode=0700", owner.uid(), owner.gid());
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&directory).status().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(&directory)
+            .status()
+            .unwrap();
         assert!(mounted.success(), "a small tmpfs can't be mounted: is this root?");
         std::fs::write(directory.join("ballast"), vec![0; 1_000_000]).unwrap();
         Self { directory }
@@ -236,7 +244,9 @@ async fn skipping_hides_no_serialization_failure_and_no_cancellation() {
                  EXECUTE FUNCTION dapper_orders_input.harm()",
         )
         .await;
-    for (code, is_hidden) in [("40001", false), ("40P01", false), ("57014", false), ("55P03", true), ("53200", true)] {
+    for (code, is_hidden) in
+        [("40001", false), ("40P01", false), ("57014", false), ("55P03", true), ("53200", true)]
+    {
         raise(&fixture, code).await;
         let outcome = fixture.client.batch_execute("INSERT INTO t SELECT count(*) FROM t").await;
         assert_eq!(outcome.is_ok(), is_hidden, "{code}: {outcome:?}");
@@ -263,7 +273,9 @@ async fn what_was_missed_is_warned_of_reported_and_a_problem_until_the_count_is_
     };
     assert_eq!(problem().await, Some(Severity::Ok));
     let (client, mut notices) = notices(&fixture.database.url()).await;
-    fixture.execute("ALTER TABLE dapper_orders_input.change_sets_0 ADD CONSTRAINT harm CHECK (changes < 0)").await;
+    fixture
+        .execute("ALTER TABLE dapper_orders_input.change_sets_0 ADD CONSTRAINT harm CHECK (changes < 0)")
+        .await;
     client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     let notice = notices.recv().await.unwrap();
     assert_eq!(notice.severity(), "WARNING");

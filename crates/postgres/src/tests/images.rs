@@ -22,8 +22,17 @@ async fn fixture(sql: &str, images: &str, excluded: &[&str]) -> Fixture {
 }
 
 fn line(event: &Event) -> String {
-    let image = |image: &Option<dapper_core::RawJson>| image.as_ref().map_or("-".into(), |json| json.get().to_owned());
-    format!("{} {} {:?} {} {}", event.location, event.operation, event.id, image(&event.old), image(&event.new))
+    let image = |image: &Option<dapper_core::RawJson>| {
+        image.as_ref().map_or("-".into(), |json| json.get().to_owned())
+    };
+    format!(
+        "{} {} {:?} {} {}",
+        event.location,
+        event.operation,
+        event.id,
+        image(&event.old),
+        image(&event.new)
+    )
 }
 
 async fn lines(fixture: &mut Fixture) -> Vec<String> {
@@ -138,7 +147,8 @@ async fn without_a_key_old_and_new_are_paired_by_place() {
             ))
             .await;
         let events = fixture.events().await;
-        let updated: Vec<Event> = events.iter().filter(|event| event.operation.as_str() == "update").cloned().collect();
+        let updated: Vec<Event> =
+            events.iter().filter(|event| event.operation.as_str() == "update").cloned().collect();
         assert_pairs(&updated, "tag", count - count / 3);
         assert_eq!(events.len(), count);
     }
@@ -157,7 +167,9 @@ fn assert_pairs(events: &[Event], tag: &str, count: usize) {
 /// A trigger may drop a row on its way to another partition.
 #[tokio::test]
 async fn rows_that_vanish_between_partitions_are_deleted() {
-    for (images, key) in [("key", ", PRIMARY KEY (n, v)"), ("old-and-new", ", PRIMARY KEY (n, v)"), ("old-and-new", "")] {
+    for (images, key) in
+        [("key", ", PRIMARY KEY (n, v)"), ("old-and-new", ", PRIMARY KEY (n, v)"), ("old-and-new", "")]
+    {
         let sql = PARTITIONED.replace("v text)", &format!("v text{key})"));
         let mut fixture = fixture(
             &format!(
@@ -173,7 +185,8 @@ async fn rows_that_vanish_between_partitions_are_deleted() {
         lines(&mut fixture).await;
         let count = async |fixture: &mut Fixture| {
             let events = fixture.events().await;
-            let of = |operation: &str| events.iter().filter(|event| event.operation.as_str() == operation).count();
+            let of =
+                |operation: &str| events.iter().filter(|event| event.operation.as_str() == operation).count();
             (of("delete"), of("create"), of("update"))
         };
         fixture.execute("UPDATE p SET n = 1 WHERE n = 0").await;
@@ -222,7 +235,8 @@ async fn what_is_excluded_never_leaves_the_table() {
     // Many at once, through the parent and in the leaf, and what inherits a column that is left out.
     for (table, count) in [("p", 2_000), ("leaf", 3)] {
         let start = if table == "p" { 0 } else { 5_000 };
-        let many = format!("INSERT INTO {table} SELECT {start} + n, '{CANARY}' FROM generate_series(1, {count}) n");
+        let many =
+            format!("INSERT INTO {table} SELECT {start} + n, '{CANARY}' FROM generate_series(1, {count}) n");
         assert_eq!(without_canary(&mut fixture, &many).await.lines().count(), count);
     }
     let kid = format!("INSERT INTO kid (id, name, password, extra) VALUES (3, 'k', '{CANARY}', 7)");
@@ -246,7 +260,8 @@ async fn what_is_excluded_does_not_leak_while_a_table_changes() {
     // A new column, before it is known: not in the image yet, whether it is to be left out or not.
     fixture.execute("ALTER TABLE users ADD secret text, ADD plain text").await;
     let write = insert("id, password, secret, plain", &format!("1, '{CANARY}', '{CANARY}', 'p'"));
-    expect![[r#"users create "1" - {"id":1,"name":null}"#]].assert_eq(&without_canary(&mut fixture, &write).await);
+    expect![[r#"users create "1" - {"id":1,"name":null}"#]]
+        .assert_eq(&without_canary(&mut fixture, &write).await);
     fixture.reconcile().await;
     let write = insert("id, secret, plain", &format!("2, '{CANARY}', 'p'"));
     expect![[r#"users create "2" - {"id":2,"name":null,"plain":"p"}"#]]
@@ -262,7 +277,9 @@ async fn what_is_excluded_does_not_leak_while_a_table_changes() {
         .assert_eq(&without_canary(&mut fixture, &write).await);
     // The name is what counts, the new one as soon as the function was made anew; until then the column is not known.
     fixture.reconcile().await;
-    fixture.execute("ALTER TABLE users RENAME secret TO open; ALTER TABLE users RENAME plain TO secret").await;
+    fixture
+        .execute("ALTER TABLE users RENAME secret TO open; ALTER TABLE users RENAME plain TO secret")
+        .await;
     let write = insert("number, secret", &format!("'5', '{CANARY}'"));
     expect![[r#"users create "5" - {"number":"5","open":null}"#]]
         .assert_eq(&without_canary(&mut fixture, &write).await);
@@ -328,12 +345,36 @@ async fn without_exclusions_an_image_has_the_columns_that_the_table_has_at_the_m
 #[tokio::test]
 async fn names_of_every_kind() {
     let ugly = [
-        "r", "x", "n", "o", "k", "i", "position", "state", "ids", "body", "changed", "new_rows", "old_rows", "row to json",
-        "\"quo\"\"ted\"", "it's", "back\\slash", "%s %1$I", "{key}", "{image}", "tab\there", "line\nbreak", "ünï→☃", "select",
-        "$1", "a.b",
+        "r",
+        "x",
+        "n",
+        "o",
+        "k",
+        "i",
+        "position",
+        "state",
+        "ids",
+        "body",
+        "changed",
+        "new_rows",
+        "old_rows",
+        "row to json",
+        "\"quo\"\"ted\"",
+        "it's",
+        "back\\slash",
+        "%s %1$I",
+        "{key}",
+        "{image}",
+        "tab\there",
+        "line\nbreak",
+        "ünï→☃",
+        "select",
+        "$1",
+        "a.b",
     ];
     let long = "n".repeat(63);
-    let columns: Vec<String> = ugly.iter().chain([&long.as_str()]).map(|&name| crate::names::quote_identifier(name)).collect();
+    let columns: Vec<String> =
+        ugly.iter().chain([&long.as_str()]).map(|&name| crate::names::quote_identifier(name)).collect();
     let sql = format!(
         "CREATE TABLE \"ta'b\\l\"\"e\" (\"id\"\"\" int PRIMARY KEY, {} int);
          CREATE TABLE bag ({} int)",
@@ -356,8 +397,12 @@ async fn names_of_every_kind() {
                 assert_eq!(events.len(), 3 * count, "{table}");
                 for event in events {
                     for image in [&event.old, &event.new].into_iter().flatten() {
-                        let image: serde_json::Map<String, Value> = serde_json::from_str(image.get()).unwrap();
-                        assert!(ugly.iter().chain([&long.as_str()]).all(|&name| image.contains_key(name)), "{image:?}");
+                        let image: serde_json::Map<String, Value> =
+                            serde_json::from_str(image.get()).unwrap();
+                        assert!(
+                            ugly.iter().chain([&long.as_str()]).all(|&name| image.contains_key(name)),
+                            "{image:?}"
+                        );
                     }
                 }
             }
@@ -440,7 +485,9 @@ async fn generated_values_and_large_ones_that_did_not_change_are_in_the_image() 
     fixture.execute("UPDATE t SET v = 2; DELETE FROM t").await;
     let image = |v: i32| format!(r#"{{"id":1,"doc":"{doc}","v":{v},"twice":{}}}"#, 2 * v);
     let events = fixture.events().await;
-    let images = |event: &Event| [&event.old, &event.new].map(|image| image.as_ref().map(|image| image.get().to_owned()));
+    let images = |event: &Event| {
+        [&event.old, &event.new].map(|image| image.as_ref().map(|image| image.get().to_owned()))
+    };
     assert_eq!(images(&events[0]), [None, Some(image(1))]);
     assert_eq!(images(&events[1]), [Some(image(1)), Some(image(2))]);
     assert_eq!(images(&events[2]), [Some(image(2)), None]);
@@ -482,28 +529,32 @@ async fn change_sets_with_images_are_cut_by_bytes_and_a_large_row_stands_alone()
 /// The server can't make a text of more than 1 GiB, and a replica should not have to take one of more than 64 MiB.
 #[tokio::test]
 async fn a_row_that_is_too_large_for_an_image_is_captured_without_one() {
-    let mut fixture = fixture("CREATE TABLE t (id int PRIMARY KEY, doc bytea, a bool[], b bool[])", "old-and-new", &[]).await;
-    let bytes = |id: i32, mb: i32| format!("INSERT INTO t VALUES ({id}, convert_to(repeat('x', {mb} * 1000000), 'UTF8'))");
+    let mut fixture =
+        fixture("CREATE TABLE t (id int PRIMARY KEY, doc bytea, a bool[], b bool[])", "old-and-new", &[])
+            .await;
+    let bytes = |id: i32, mb: i32| {
+        format!("INSERT INTO t VALUES ({id}, convert_to(repeat('x', {mb} * 1000000), 'UTF8'))")
+    };
     fixture.execute(&bytes(1, 5)).await;
     fixture.execute(&bytes(2, 40)).await;
     // Each element takes one byte, and six as JSON.
     fixture.execute("ALTER TABLE t ALTER a SET STORAGE EXTERNAL, ALTER b SET STORAGE EXTERNAL").await;
     fixture
-        .execute("INSERT INTO t (id, a, b) SELECT 3, a, a FROM (SELECT array_fill(false, ARRAY[90000000]) AS a) f")
+        .execute(
+            "INSERT INTO t (id, a, b) SELECT 3, a, a FROM (SELECT array_fill(false, ARRAY[90000000]) AS a) f",
+        )
         .await;
     fixture.execute("INSERT INTO t VALUES (4)").await;
     let seen: Vec<(String, Option<usize>)> = fixture
         .events()
         .await
         .iter()
-        .map(|event| (format!("{} {}", event.operation, event.id), event.new.as_ref().map(|image| image.get().len())))
+        .map(|event| {
+            (format!("{} {}", event.operation, event.id), event.new.as_ref().map(|image| image.get().len()))
+        })
         .collect();
-    let expected = [
-        ("create 1", Some(10_000_038)),
-        ("create 2", None),
-        ("create 3", None),
-        ("create 4", Some(37)),
-    ];
+    let expected =
+        [("create 1", Some(10_000_038)), ("create 2", None), ("create 3", None), ("create 4", Some(37))];
     assert_eq!(seen, expected.map(|(what, length)| (what.to_owned(), length)));
 }
 
@@ -527,7 +578,8 @@ async fn the_image_of_any_row_is_the_row() {
             (0..rows).map(|_| (random.u8(..) > 25).then(|| value(&mut random))).collect()
         };
         let (numbers, floats, integers) = (column(number), column(float), column(|r| r.i64(..).to_string()));
-        let (texts, times, jsons) = (column(text), column(time), column(|r| serde_json::to_string(&text(r)).unwrap()));
+        let (texts, times, jsons) =
+            (column(text), column(time), column(|r| serde_json::to_string(&text(r)).unwrap()));
         let insert = format!(
             "INSERT INTO public.r
              SELECT {first} + v.id, v.n::numeric, v.f::float8, (v.f::float8 / 1e280)::real, v.i::int8, v.t, decode(md5(v.t), 'hex'),
@@ -543,7 +595,10 @@ async fn the_image_of_any_row_is_the_row() {
         fixture.client.execute(insert, &parameters).await.unwrap();
         for id in 0..20 {
             fixture
-                .execute(&format!("UPDATE public.r SET i8 = COALESCE(i8, 0) / 2 WHERE id = {first} + {}", id + 1))
+                .execute(&format!(
+                    "UPDATE public.r SET i8 = COALESCE(i8, 0) / 2 WHERE id = {first} + {}",
+                    id + 1
+                ))
                 .await;
         }
         let events = fixture.events().await;
@@ -589,7 +644,8 @@ fn float(random: &mut fastrand::Rng) -> String {
 }
 
 fn text(random: &mut fastrand::Rng) -> String {
-    let chars = ['a', '"', '\\', '\'', '\n', '\t', '\u{1}', '\u{7f}', 'é', '\u{2028}', '😀', '{', ',', ' ', '/', '%'];
+    let chars =
+        ['a', '"', '\\', '\'', '\n', '\t', '\u{1}', '\u{7f}', 'é', '\u{2028}', '😀', '{', ',', ' ', '/', '%'];
     (0..random.usize(0..40)).map(|_| chars[random.usize(0..chars.len())]).collect()
 }
 
@@ -598,7 +654,12 @@ fn time(random: &mut fastrand::Rng) -> String {
         0 => "infinity".into(),
         1 => "-infinity".into(),
         // Understood whatever the DateStyle.
-        _ => format!("{:04}-01-02T03:04:{:02}.{:06}+05:30", random.u32(1..9999), random.u8(0..60), random.u32(0..1_000_000)),
+        _ => format!(
+            "{:04}-01-02T03:04:{:02}.{:06}+05:30",
+            random.u32(1..9999),
+            random.u8(0..60),
+            random.u32(0..1_000_000)
+        ),
     }
 }
 
@@ -611,7 +672,10 @@ async fn a_replica_holds_a_bounded_number_of_bytes_of_unhandled_images() {
     let mut config = config("orders-input", database.url());
     config.options.insert("images".into(), "new".into());
     crate::install(&config).await.unwrap();
-    client.batch_execute("INSERT INTO t SELECT n, repeat('x', 500000) FROM generate_series(1, 160) n").await.unwrap();
+    client
+        .batch_execute("INSERT INTO t SELECT n, repeat('x', 500000) FROM generate_series(1, 160) n")
+        .await
+        .unwrap();
     let mut replica = Replica::start(config, locks(&Arc::new(MemoryStore::new()))).await;
     let mut held = Vec::new();
     let mut bytes = 0;
@@ -627,4 +691,32 @@ async fn a_replica_holds_a_bounded_number_of_bytes_of_unhandled_images() {
     held.into_iter().for_each(dapper_core::Acknowledgement::handled);
     assert_eq!(replica.handle_all(160 - seen).await.len(), 160 - seen);
     replica.stop().await;
+}
+
+/// Up to 16 rows the function collects by itself, more it leaves to the catalog's statement.
+#[tokio::test]
+async fn few_rows_and_many_come_out_alike() {
+    let tables = [
+        "CREATE TABLE t (a int, b text, v int, PRIMARY KEY (b, a))",
+        "CREATE TABLE t (a timestamptz PRIMARY KEY, b text, v int)",
+        "CREATE TABLE t (a int, b text, v int)",
+    ];
+    for (table, images) in tables.into_iter().flat_map(|table| [(table, "new"), (table, "old-and-new")]) {
+        let mut fixture = fixture(table, images, &["t.c*"]).await;
+        let a = if table.contains("timestamptz") { "to_timestamp(n)" } else { "n" };
+        let mut seen = Vec::new();
+        for count in [16, 17] {
+            fixture
+                .execute(&format!(
+                    "INSERT INTO t SELECT {a}, 'b', n FROM generate_series(1, {count}) n; UPDATE t SET v = -v; DELETE FROM t"
+                ))
+                .await;
+            let lines = lines(&mut fixture).await;
+            assert_eq!(lines.len(), 3 * count, "{table}");
+            // Those of the rows that are there both times.
+            seen.push(lines.chunks(count).flat_map(|lines| lines[..16].to_vec()).collect::<Vec<_>>());
+        }
+        assert_eq!(seen[0], seen[1], "{table}, {images}");
+        assert!(fixture.reconcile().await.changed.is_empty(), "the function is made anew each time");
+    }
 }

@@ -53,7 +53,8 @@ async fn the_best_key_there_is_names_a_row() {
 /// What `CREATE INDEX CONCURRENTLY` leaves when it fails says nothing of a table's rows.
 #[tokio::test]
 async fn an_invalid_index_is_no_key() {
-    let fixture = Fixture::new("CREATE TABLE t (a int NOT NULL, id int); INSERT INTO t VALUES (1), (1)").await;
+    let fixture =
+        Fixture::new("CREATE TABLE t (a int NOT NULL, id int); INSERT INTO t VALUES (1), (1)").await;
     let create = "CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)";
     assert!(fixture.client.batch_execute(create).await.is_err());
     assert_eq!(key(&fixture, "t").await, "id");
@@ -83,11 +84,12 @@ async fn partitions_go_by_the_key_of_their_root() {
 #[tokio::test]
 async fn a_key_renamed_under_an_open_snapshot_fails_no_statement() {
     for images in ["key", "old-and-new"] {
-        let mut fixture = Fixture::with("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u ()", |config| {
-            config.options.insert("images".into(), images.into());
-            config.options.insert("exclude_columns".into(), vec!["t.w"].into());
-        })
-        .await;
+        let mut fixture =
+            Fixture::with("CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE u ()", |config| {
+                config.options.insert("images".into(), images.into());
+                config.options.insert("exclude_columns".into(), vec!["t.w"].into());
+            })
+            .await;
         fixture.execute("INSERT INTO t VALUES (1, 1)").await;
         assert_eq!(fixture.lines().await, ["t create 1"]);
         let open = fixture.database.connect().await.unwrap();

@@ -10,7 +10,9 @@ BEGIN
 {attempt}    IF TG_OP OPERATOR(pg_catalog.=) 'TRUNCATE' THEN
         state := (SELECT w.last_value FROM {schema}.wake_up w {note});
         changed := 1;
-        body := pg_catalog.concat({prefix}, TG_OP, '"}');
+        -- With the table's own name: that a partition was emptied is not to be taken for its whole table's.
+        body := pg_catalog.concat('{"schema":', pg_catalog.to_json(TG_TABLE_SCHEMA::pg_catalog.text), ',"tbl":',
+            pg_catalog.to_json(TG_TABLE_NAME::pg_catalog.text), ',"op":"TRUNCATE"}');
     ELSE
 {collect}    END IF;
     IF changed OPERATOR(pg_catalog.=) 0 AND NOT by_statement THEN

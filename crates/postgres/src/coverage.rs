@@ -90,6 +90,9 @@ pub(crate) struct Table {
     root_schema: String,
     root_name: String,
     source: Source,
+    /// A foreign table among its partitions or children, at any depth. PostgreSQL can't tell what changes there, and
+    /// lets every statement fail that would have to, so such a table gets no triggers.
+    pub(crate) foreign_part: Option<String>,
     /// SHA-256 of the source of the function that is there.
     function: Option<Vec<u8>>,
     function_settings: Vec<String>,
@@ -144,7 +147,15 @@ pub(crate) async fn reconcile(
     for (table, drifts) in tables {
         let wanted = options.wants(&table).is_some();
         if drifts.is_empty() {
-            pauses.0.remove(&table.oid);
+            match options.refuses(&table) {
+                Some(refused) if pauses.is_over(table.oid) => {
+                    pauses.failed(table.oid);
+                    let table = table.to_string();
+                    coverage.failed.push(PostgresError::Table { table, source: Box::new(refused) });
+                }
+                Some(_) => {}
+                None => _ = pauses.0.remove(&table.oid),
+            }
             coverage.covered += usize::from(wanted);
             continue;
         }
@@ -235,8 +246,19 @@ impl fmt::Display for Table {
 }
 
 impl Options {
-    /// The location that events of the table carry, when its changes are wanted. A partition goes by its root.
+    /// The location that events of the table carry, when its changes are wanted and can be captured.
     pub(crate) fn wants<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
+        self.asks_for(table).filter(|_| table.foreign_part.is_none())
+    }
+
+    /// Why a table that is asked for is not covered.
+    pub(crate) fn refuses(&self, table: &Table) -> Option<PostgresError> {
+        let part = table.foreign_part.clone().filter(|_| self.asks_for(table).is_some())?;
+        Some(PostgresError::ForeignPart { part })
+    }
+
+    /// A partition goes by its root.
+    fn asks_for<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
         let root = (table.root_schema.as_str(), table.root_name.as_str());
         let own = (table.schema.as_str(), table.name.as_str());
         [root, own].into_iter().find(|(schema, name)| self.tables.matches(schema, name))
@@ -273,7 +295,16 @@ async fn tables(client: &Client, options: &Options, oid: Option<u32>) -> Result<
                        SELECT pg_catalog.unnest(ARRAY[an.nspname::text, a.relname::text]) FROM up
                          JOIN pg_catalog.pg_class a ON a.oid = up.oid
                          JOIN pg_catalog.pg_namespace an ON an.oid = a.relnamespace ORDER BY a.oid)
-                     ELSE '{{}}' END
+                     ELSE '{{}}' END,
+                CASE WHEN c.relhassubclass THEN (
+                    WITH RECURSIVE parts (oid) AS (
+                        SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid
+                        UNION
+                        SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.oid)
+                    SELECT pg_catalog.format('%I.%I', fn.nspname, f.relname)
+                      FROM parts JOIN pg_catalog.pg_class f ON f.oid = parts.oid
+                      JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
+                     WHERE f.relkind = 'f' LIMIT 1) END
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_class r ON c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid)
@@ -319,6 +350,7 @@ fn table(row: &Row) -> Table {
         triggers: row.get(9),
         own_triggers: row.get(10),
         all_triggers: row.get(11),
+        foreign_part: row.get(14),
     }
 }
 

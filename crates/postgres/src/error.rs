@@ -205,6 +205,15 @@ pub enum PostgresError {
         /// Why.
         source: Box<PostgresError>,
     },
+    /// A table can't be captured, because part of it is a foreign table.
+    #[error(
+        "its part {part} is a foreign table, whose changes PostgreSQL can't report: writes to its other parts by their own \
+         names are captured, writes through it are not; leave it out with `exclude`, or detach the foreign table"
+    )]
+    ForeignPart {
+        /// The foreign table, with its schema.
+        part: String,
+    },
     /// What is stored has grown beyond the size to warn of.
     #[error(
         "the change sets in schema {schema} take {mebibytes} MiB: either they are not read fast enough, or retention keeps \

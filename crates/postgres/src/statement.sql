@@ -9,15 +9,16 @@ DECLARE
     source text;
 BEGIN
     IF operation = 'UPDATE' AND pg_catalog.cardinality(columns) > 0 THEN
+        -- ALL, because a column called id may name several rows alike, and each has its event.
         source := pg_catalog.format($sql$
             SELECT 1 AS phase, 'DELETE'::pg_catalog.text AS operation, gone.k
-              FROM (SELECT %1$s AS k FROM old_rows r EXCEPT SELECT %1$s FROM new_rows r) gone
+              FROM (SELECT %1$s AS k FROM old_rows r EXCEPT ALL SELECT %1$s FROM new_rows r) gone
             UNION ALL
             SELECT 2, 'UPDATE', kept.k
-              FROM (SELECT %1$s AS k FROM new_rows r INTERSECT SELECT %1$s FROM old_rows r) kept
+              FROM (SELECT %1$s AS k FROM new_rows r INTERSECT ALL SELECT %1$s FROM old_rows r) kept
             UNION ALL
             SELECT 3, 'INSERT', come.k
-              FROM (SELECT %1$s AS k FROM new_rows r EXCEPT SELECT %1$s FROM old_rows r) come$sql$, key);
+              FROM (SELECT %1$s AS k FROM new_rows r EXCEPT ALL SELECT %1$s FROM old_rows r) come$sql$, key);
     ELSE
         source := pg_catalog.format('SELECT 1 AS phase, %L::pg_catalog.text AS operation, %s AS k FROM %s r',
             operation, key, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);

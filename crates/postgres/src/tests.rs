@@ -11,6 +11,7 @@ mod images;
 mod install;
 mod keys;
 mod lock_stores;
+mod matrix;
 mod permissions;
 mod schema_changes;
 pub(crate) mod support;

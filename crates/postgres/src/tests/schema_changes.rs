@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use dapper_lock::MemoryStore;
 use dapper_testkit::{Database, Server, ServerOptions, connect};
 
+use crate::doctor::server::refuses_to_attach;
+
 use super::support::{Fixture, Replica, config, locks, wait_until_covered};
 
 #[tokio::test]
@@ -127,7 +129,15 @@ async fn no_statement_fails_between_a_change_and_its_repair() {
         ("ALTER TABLE p DETACH PARTITION q", "INSERT INTO q VALUES (8)", &["p create 8"], &["q create 8"]),
         ("ALTER TABLE u SET SCHEMA away", "INSERT INTO away.u VALUES ('9')", &["u create 9"], &[]),
     ];
+    // See the section on server versions in docs/capture.md.
+    let refuses_to_attach = refuses_to_attach(&fixture.client).await.unwrap();
     for (change, statement, between, after) in steps {
+        if refuses_to_attach && change.contains("TACH PARTITION") {
+            let refused = fixture.client.batch_execute(change).await.unwrap_err();
+            let names_us = format!("{refused:?}").contains("trigger \\\"dapper_orders_input_");
+            assert!(names_us || change.contains("DETACH"), "{refused:?}");
+            continue;
+        }
         fixture.execute(change).await;
         fixture.execute(statement).await;
         assert_eq!(fixture.lines().await, between, "between {change} and its repair");

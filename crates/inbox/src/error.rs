@@ -27,7 +27,9 @@ pub enum InboxError {
         source: tokio_postgres::Error,
     },
     /// The schema has no inbox, or this role may not use it.
-    #[error("there is no inbox in schema {schema} that this role may use; install it, and grant what docs/inbox.md says")]
+    #[error(
+        "there is no inbox in schema {schema} that this role may use; install it, and grant what docs/inbox.md says"
+    )]
     NotInstalled {
         /// The schema.
         schema: SchemaName,

@@ -121,9 +121,8 @@ impl Inbox {
         client: &C,
         event: &Incoming<'_>,
     ) -> Result<Accepted, InboxError> {
-        let token = event.token.map(|token| {
-            i64::try_from(token).map_err(|_| InboxError::TokenOutOfRange { token })
-        });
+        let token =
+            event.token.map(|token| i64::try_from(token).map_err(|_| InboxError::TokenOutOfRange { token }));
         let token = token.transpose()?;
         let consumer = self.consumer.as_str();
         let answer = client

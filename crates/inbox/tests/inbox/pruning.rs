@@ -8,7 +8,8 @@ use crate::support::{INPUT, Stage, event_id, run, take};
 
 /// Makes everything accepted so far older.
 async fn age(stage: &Stage, hours: i32) {
-    run(&stage.watcher, &format!("UPDATE dapper_inbox.events SET accepted_hour = accepted_hour - {hours}")).await;
+    run(&stage.watcher, &format!("UPDATE dapper_inbox.events SET accepted_hour = accepted_hour - {hours}"))
+        .await;
 }
 
 async fn count(stage: &Stage) -> i64 {

@@ -281,6 +281,28 @@ pub(crate) async fn install_lock(loaded: &Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs what a process needs in a database; says what that is, if anything.
+pub(crate) async fn install_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
+    if section.config.kind != dapper_sql_process::KIND {
+        return Ok(None);
+    }
+    Ok(dapper_sql_process::install(&section.config).await?)
+}
+
+/// What [`install_process`] would do. Changes nothing.
+pub(crate) async fn plan_process(section: &ProcessSection) -> anyhow::Result<Option<Planned>> {
+    if section.config.kind != dapper_sql_process::KIND {
+        return Ok(None);
+    }
+    let planned = dapper_sql_process::plan_install(&section.config).await?;
+    Ok(planned.map(|(database, script)| {
+        let statements = vec![script.trim_end().trim_end_matches(';').to_owned()];
+        let step = InstallStep { what: "inbox".to_owned(), begin: "BEGIN".to_owned(), statements };
+        let what = format!("process {}", section.config.name);
+        Planned { what, database, steps: InstallPlan { steps: vec![step] } }
+    }))
+}
+
 /// What [`install`] would do. Changes nothing.
 pub(crate) async fn plan_install(loaded: &Loaded, section: &InputSection) -> anyhow::Result<Planned> {
     let mut steps = dapper_postgres::plan_install(&section.config).await?;

@@ -181,6 +181,15 @@ impl Inbox {
         Ok(())
     }
 
+    /// The statements that [`install`](Self::install) would run now, as one script to be run in one transaction; none where the
+    /// inbox is there. Changes and locks nothing.
+    ///
+    /// # Errors
+    /// As [`is_installed`](Self::is_installed).
+    pub async fn plan_install<C: GenericClient>(&self, client: &C) -> Result<Option<String>, InboxError> {
+        Ok((!self.is_installed(client).await?).then(|| sql::install(&self.schema)))
+    }
+
     async fn create(&self, client: &mut Client) -> Result<(), InboxError> {
         let failed = |source| InboxError::Statement { task: "installing the inbox", source };
         // Whatever the session's default is: in one snapshot for all, another installer's work would not be seen.

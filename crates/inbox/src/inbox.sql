@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS dapper_inbox.tokens (
     PRIMARY KEY (consumer, input)
 );
 
--- One row for each event and consumer, 52 bytes with its header. An event id `<uuid>/<position>` is kept as the two; any
+-- One row for each event and consumer, 60 bytes in all. An event id `<uuid>/<position>` is kept as the two; any
 -- other text as 160 bits of its SHA-256, with a negative position, so that it never equals one of the first kind.
 CREATE TABLE IF NOT EXISTS dapper_inbox.events (
     change_set uuid NOT NULL,

@@ -60,6 +60,38 @@ pub async fn probe(config: &ProcessConfig) -> Result<String, SqlProcessError> {
     bounded(deadline, &settings, "looking at the database", look).await
 }
 
+/// Installs the process's inbox where it is not there yet; says where it is, and nothing for a process without one.
+///
+/// # Errors
+/// When the configuration can't be used, the server can't be reached, or the role may not.
+pub async fn install(config: &ProcessConfig) -> Result<Option<String>, SqlProcessError> {
+    let settings = Settings::read(config)?;
+    let Some(inbox) = &settings.inbox else { return Ok(None) };
+    let work = async {
+        let mut client = pool::connect(&settings, "dapper install").await?;
+        inbox.install(&mut client).await?;
+        Ok(Some(format!("inbox in schema {} is in place", inbox.schema())))
+    };
+    let deadline = Instant::now() + settings.timeout;
+    bounded(deadline, &settings, "installing the inbox", work).await
+}
+
+/// The script that [`install`] would run, and where; nothing where nothing is to be done. Changes nothing.
+///
+/// # Errors
+/// When the configuration can't be used or the server can't be reached.
+pub async fn plan_install(config: &ProcessConfig) -> Result<Option<(String, String)>, SqlProcessError> {
+    let settings = Settings::read(config)?;
+    let Some(inbox) = &settings.inbox else { return Ok(None) };
+    let look = async {
+        let client = pool::connect(&settings, "dapper install").await?;
+        let script = inbox.plan_install(&client).await?;
+        Ok(script.map(|script| (settings.connection.to_string(), script)))
+    };
+    let deadline = Instant::now() + settings.timeout;
+    bounded(deadline, &settings, "looking at the database", look).await
+}
+
 impl SqlProcess {
     /// Makes the process; it does not connect.
     ///

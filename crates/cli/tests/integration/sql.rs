@@ -6,6 +6,8 @@ use dapper_testkit::history::{Delivery, Report, Writes, check};
 use dapper_testkit::{Cluster, ClusterOptions, Database, Leader, Workload, WorkloadOptions};
 use tokio_postgres::Client;
 
+use crate::support::{Dapper, Said};
+
 const LIMIT: Duration = Duration::from_secs(60);
 const CHANGES: u64 = 6_000;
 const KILLS: u64 = 5;
@@ -151,6 +153,54 @@ impl Stage {
         let counted = self.number("SELECT sum(n)::bigint FROM counters").await;
         assert_eq!(counted, u64::try_from(report.committed).unwrap());
     }
+}
+
+/// A database with the table that the pipeline's statements need.
+async fn checked(statement: &str, arguments: &[&str]) -> (Database, Said) {
+    let database = Database::create().await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute(TABLES).await.unwrap();
+    let pipeline = PIPELINE.replace("INSERT INTO naive (event) VALUES (:event)", statement);
+    let said = Dapper::new(&pipeline, arguments)
+        .env("DATABASE_URL", &database.url())
+        .env("EFFECTS_URL", &database.url())
+        .run();
+    (database, said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_finds_mistakes_in_a_statement_and_names_the_line() {
+    let check = ["check", "pipeline.toml"];
+    let (_database, said) = checked("SELECT :id", &check).await;
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    assert!(said.out.contains("reached  process \"once\": PostgreSQL at "), "{}", said.out);
+    assert!(said.out.contains("the inbox is not installed yet"), "{}", said.out);
+    for (statement, arguments, expected) in [
+        ("SELECT :ids", &["check", "--offline", "pipeline.toml"][..], "did you mean :id?"),
+        ("SELECT FROM nothing", &check[..], "relation \"nothing\" does not exist"),
+        ("SELCT 1", &check[..], "syntax error at or near \"SELCT\""),
+    ] {
+        let (_database, said) = checked(statement, arguments).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.err.contains("pipeline.toml:24: process \"naive\": "), "{}", said.err);
+        assert!(said.err.contains(expected), "{}", said.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn install_makes_the_inbox_and_a_dry_run_prints_it() {
+    let (database, script) = checked("SELECT :id", &["install", "--dry-run", "pipeline.toml"]).await;
+    assert_eq!((script.code, script.err.as_str()), (Some(0), ""), "{script:?}");
+    let client = database.connect().await.unwrap();
+    let there = "SELECT to_regprocedure('dapper_inbox.accept(text, text, bigint, text)') IS NOT NULL";
+    assert!(!client.query_one(there, &[]).await.unwrap().get::<_, bool>(0));
+    client.batch_execute(&script.out).await.unwrap();
+    assert!(client.query_one(there, &[]).await.unwrap().get::<_, bool>(0));
+
+    let (database, said) = checked("SELECT :id", &["install", "pipeline.toml"]).await;
+    assert!(said.out.ends_with("\nonce: inbox in schema dapper_inbox is in place\n"), "{said:?}");
+    let client = database.connect().await.unwrap();
+    assert!(client.query_one(there, &[]).await.unwrap().get::<_, bool>(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

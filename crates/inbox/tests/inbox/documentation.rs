@@ -73,7 +73,8 @@ async fn roles_do_what_the_page_says_and_no_more() {
     // It prunes, though it may not.
     run(&superuser, "UPDATE dapper_inbox.events SET accepted_hour = 0").await;
     for _ in 0..1_000 {
-        let accept = "SELECT count(dapper_inbox.accept(gen_random_uuid()::text, 'i', 1)) FROM generate_series(1, 100)";
+        let accept =
+            "SELECT count(dapper_inbox.accept(gen_random_uuid()::text, 'i', 1)) FROM generate_series(1, 100)";
         run(&app, accept).await;
         if said(&superuser, "SELECT count(*) FROM dapper_inbox.events WHERE accepted_hour = 0").await == "0" {
             break;

@@ -216,6 +216,17 @@ pub enum PostgresError {
         /// Their size.
         mebibytes: i64,
     },
+    /// Statements passed whose changes could not be recorded, as `on_capture_error = "skip"` asks. These changes are lost.
+    #[error(
+        "the changes of about {statements} statement(s) could not be recorded in schema {schema} and are lost \
+         (on_capture_error is \"skip\"); the server's log says of which tables and why; `dapper doctor` says what to do"
+    )]
+    Missed {
+        /// The input's schema.
+        schema: String,
+        /// How many statements since the count was last reset.
+        statements: i64,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"

@@ -69,6 +69,10 @@ CREATE INDEX IF NOT EXISTS change_sets_1_seq_idx ON {schema}.change_sets_1 (seq)
 CREATE INDEX IF NOT EXISTS change_sets_2_seq_idx ON {schema}.change_sets_2 (seq);
 CREATE INDEX IF NOT EXISTS change_sets_3_seq_idx ON {schema}.change_sets_3 (seq);
 
+-- How many statements passed whose changes could not be recorded (on_capture_error = "skip"). A sequence, because drawing
+-- from it stays done when the application rolls back, and needs none of our tables. After a crash it may be up to 32 ahead.
+CREATE SEQUENCE IF NOT EXISTS {schema}.missed CACHE 1;
+
 -- One while the change sets have reached max_size. A sequence, because its value is seen at once and stays when the
 -- application rolls back, as it must.
 CREATE SEQUENCE IF NOT EXISTS {schema}.is_full MINVALUE 0 START 0;

@@ -2,10 +2,13 @@
 
 mod ancestor;
 mod capture;
+mod capture_errors;
 mod cursor_rules;
 mod full;
 mod handle;
+mod images;
 mod install;
+mod keys;
 mod lock_stores;
 mod permissions;
 mod schema_changes;

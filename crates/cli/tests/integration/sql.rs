@@ -139,7 +139,7 @@ impl Stage {
         let rows = self.effects.query(&query, &[]).await.unwrap();
         let events = rows.iter().map(|row| {
             let event = serde_json::from_str(row.get(0)).unwrap();
-            Delivery::from_event(&event, Instant::now().into())
+            Delivery::from_event(&event, Instant::now())
         });
         check(writes, &events.collect::<Vec<_>>())
     }

@@ -1,6 +1,6 @@
 //! What is wrong with an input's database, and what to do about it. Changes nothing.
 
-mod server;
+pub(crate) mod server;
 mod storage;
 mod tables;
 

@@ -5,6 +5,7 @@
 //! rules of `docs/capture.md`.
 
 mod ancestors;
+mod bytes;
 mod documented;
 mod foreign;
 mod generated;

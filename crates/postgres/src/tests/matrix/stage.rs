@@ -125,8 +125,9 @@ impl Stage {
             send(ours, step, self.fixture.database.name()),
             send(plain, step, self.plain.name())
         );
-        let state = |outcome: &Result<String, (String, String)>| {
-            outcome.as_ref().map(Clone::clone).map_err(|(state, _)| state.clone())
+        let state = |outcome: &Result<String, (String, String)>| match outcome {
+            Ok(told) => Ok(told.clone()),
+            Err((state, _)) => Err(state.clone()),
         };
         if state(&ours) != state(&plain) {
             return Err(format!("{step:?}\n  with capture: {ours:?}\n  without: {plain:?}"));

@@ -4,7 +4,7 @@ use dapper_core::Event;
 use expect_test::expect;
 use serde_json::Value;
 
-use super::support::Fixture;
+use super::support::{Fixture, config};
 
 /// With row images, of tables in every schema.
 pub(super) async fn fixture(sql: &str, images: &str, excluded: &[&str]) -> Fixture {
@@ -432,4 +432,28 @@ async fn few_rows_and_many_come_out_alike() {
         assert_eq!(seen[0], seen[1], "{table}, {images}");
         assert!(fixture.reconcile().await.changed.is_empty(), "the function is made anew each time");
     }
+}
+
+/// A pattern that is misspelled lets out what it should keep in.
+#[tokio::test]
+async fn the_doctor_names_patterns_that_leave_nothing_out() {
+    let fixture = fixture(
+        "CREATE TABLE users (id int, password text)",
+        "new",
+        &["users.pasword", "Users.password", "users.*word", "public.users.id", "secret"],
+    )
+    .await;
+    let mut config = config("orders-input", fixture.database.url());
+    config.options.insert("images".into(), "new".into());
+    config.options.insert(
+        "exclude_columns".into(),
+        Value::from(vec!["users.pasword", "Users.password", "users.*word", "public.users.id", "secret"]),
+    );
+    let findings = crate::diagnose(&config).await.unwrap();
+    let named: Vec<&str> = findings
+        .iter()
+        .filter(|finding| finding.topic == "columns")
+        .filter_map(|finding| finding.message.split(' ').nth(1))
+        .collect();
+    assert_eq!(named, ["*.users.pasword", "*.Users.password", "*.*.secret"]);
 }

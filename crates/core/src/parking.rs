@@ -36,6 +36,8 @@ pub struct Parcel {
     pub event: Event,
     /// Its place in the delivery that it came with.
     pub index: usize,
+    /// How often a program may die of it, while it tries nothing else, before it is a dead letter.
+    pub max_crashes: u32,
     /// What is to become of it.
     pub fate: Fate,
     /// To be told when it is stored.
@@ -58,8 +60,6 @@ pub enum Fate {
     Untried {
         /// Whether it may be what kills the program: then it is tried while nothing else is.
         alone: bool,
-        /// How often a program may die of it before it is a dead letter.
-        max_crashes: u32,
     },
     /// The process was given it for the last time.
     Dead {

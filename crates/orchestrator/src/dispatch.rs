@@ -142,7 +142,7 @@ impl Pool {
             });
             for job in entered.map(|&route| self.job(route, &ticket)) {
                 if entry == Entry::Isolated && ticket.parking().is_some() {
-                    self.store(&job, self.untried(&job, true));
+                    self.store(&job, Fate::Untried { alone: true });
                 } else {
                     jobs.push(job);
                 }
@@ -382,7 +382,8 @@ impl Pool {
             return Outcome::Abandoned(job);
         }
         let node = self.node(&job);
-        if job.retry.is_none() && self.is_held(&job, node) && self.store(&job, self.untried(&job, false)) {
+        if job.retry.is_none() && self.is_held(&job, node) && self.store(&job, Fate::Untried { alone: false })
+        {
             return Outcome::Stored(job);
         }
         let result = {
@@ -444,7 +445,8 @@ impl Pool {
             Verdict::Dead => Fate::Dead { tries, error },
             Verdict::Park(after) => Fate::Retry { tries, after, error },
             Verdict::Hold(delay) => {
-                let mut event = job.retry.take().map_or_else(|| job.ticket.event.clone(), |retry| retry.event);
+                let mut event =
+                    job.retry.take().map_or_else(|| job.ticket.event.clone(), |retry| retry.event);
                 event.attempt = Some(attempt.saturating_add(1));
                 job.retry = Some(Box::new(Retry { event, failures: tries, error }));
                 return Outcome::Failed(job, delay);

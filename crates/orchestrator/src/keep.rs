@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dapper_core::{Acknowledgement, Event, Fate, Parcel, Settle};
 
+use crate::RetryPolicy;
 use crate::builder::ProcessNode;
 use crate::dispatch::Pool;
 use crate::retry::Keeping;
@@ -47,15 +48,11 @@ impl Pool {
         job.ticket.resumed_at(job.route).is_none() && parking.is_held(node.process.id(), &job.ticket.event)
     }
 
-    pub(crate) fn untried(&self, job: &Job, alone: bool) -> Fate {
-        Fate::Untried { alone, max_crashes: self.node(job).policy.max_crashes }
-    }
-
     /// What becomes of an event at a process that comes after the one where it was resumed.
     pub(crate) fn joined(&self, job: &Job) -> Fate {
         let ahead = self.plan.ahead(job.ticket.run.input, job.route);
         if self.plan.routes[job.route as usize].before < 2 {
-            return self.untried(job, job.ticket.is_alone());
+            return Fate::Untried { alone: job.ticket.is_alone() };
         }
         let unless = ahead.map(|route| self.processes[route.process].process.id().to_owned()).collect();
         Fate::Joined { unless }
@@ -89,6 +86,7 @@ impl Pool {
             process: self.node(job).process.id().to_owned(),
             event,
             index,
+            max_crashes: self.node(job).policy.max_crashes,
             fate,
             settle: Settle::new(move || ticket.settle(local, &behind)),
         });
@@ -111,6 +109,7 @@ impl Pool {
             process: process.to_owned(),
             event,
             index,
+            max_crashes: RetryPolicy::default().max_crashes,
             fate: Fate::Retry { tries: tries.saturating_sub(1), after: PROCESS_IS_GONE, error },
             settle: Settle::new(move || acknowledgement.handled()),
         });

@@ -216,6 +216,19 @@ pub enum PostgresError {
         /// Their size.
         mebibytes: i64,
     },
+    /// Programs died while a process had an event, as often as it may: it is a dead letter.
+    #[error(
+        "an event of {location} {id:?} is a dead letter: programs died while process {process:?} had it; `dapper dead-letters` \
+         shows it and lets you retry or discard it"
+    )]
+    Killer {
+        /// The process's id.
+        process: String,
+        /// The event's location.
+        location: String,
+        /// The event's key.
+        id: String,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"

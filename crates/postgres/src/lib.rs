@@ -43,6 +43,7 @@ mod maintenance;
 mod names;
 mod new_tables;
 mod options;
+mod parking;
 mod patterns;
 mod progress;
 mod reader;

@@ -7,6 +7,7 @@ mod full;
 mod handle;
 mod install;
 mod lock_stores;
+mod parking;
 mod permissions;
 mod schema_changes;
 pub(crate) mod support;

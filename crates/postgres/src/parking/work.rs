@@ -1,0 +1,141 @@
+//! What one transaction writes to `parked` and `dead_letters`.
+
+use std::collections::BTreeSet;
+
+use dapper_core::{Fate, Settle};
+
+use super::handle::Sent;
+
+/// Rows to be made, column by column.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) event_ids: Vec<String>,
+    pub(crate) processes: Vec<String>,
+    pub(crate) lanes: Vec<i64>,
+    pub(crate) seqs: Vec<i64>,
+    pub(crate) positions: Vec<i32>,
+    pub(crate) locations: Vec<String>,
+    pub(crate) ids: Vec<String>,
+    pub(crate) events: Vec<String>,
+    pub(crate) attempts: Vec<i32>,
+    pub(crate) tries: Vec<i32>,
+    pub(crate) errors: Vec<Option<String>>,
+    pub(crate) alone: Vec<bool>,
+    pub(crate) after_ms: Vec<i64>,
+    pub(crate) crashes_left: Vec<i32>,
+}
+
+/// Rows to be put back.
+#[derive(Debug, Default)]
+pub(crate) struct PutBack {
+    pub(crate) numbers: Vec<i64>,
+    pub(crate) tries: Vec<i32>,
+    pub(crate) errors: Vec<String>,
+    pub(crate) after_ms: Vec<i64>,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub(crate) struct Work {
+    pub(crate) park: Rows,
+    /// Rows to be made unless the event is stored for one of these processes.
+    pub(crate) joins: Vec<(Rows, Vec<String>)>,
+    pub(crate) bury: Rows,
+    pub(crate) put_back: PutBack,
+    pub(crate) unclaim: Vec<i64>,
+    pub(crate) remove: Vec<i64>,
+    pub(crate) lanes: BTreeSet<i64>,
+    /// Lanes that were marked as held for what is on its way here.
+    pub(crate) marked: Vec<i64>,
+    /// To be told once it is written.
+    pub(crate) settle: Vec<Settle>,
+    pub(crate) bytes: usize,
+}
+
+impl Rows {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
+    /// Adds what a parcel says; a fate that says no more leaves the rest at nothing.
+    fn push(&mut self, sent: &Sent) -> usize {
+        let parcel = &sent.parcel;
+        let event = &parcel.event;
+        let told = event.attempt.unwrap_or(1);
+        let (attempt, tries, error, alone, after) = match &parcel.fate {
+            Fate::Retry { tries, after, error } => (told, *tries, Some(error), false, Some(*after)),
+            Fate::Dead { tries, error } => (told, *tries, Some(error), false, None),
+            Fate::Untried { alone } => (told.saturating_sub(1), 0, None, *alone, None),
+            Fate::Joined { .. } => (told.saturating_sub(1), 0, None, false, None),
+        };
+        let json = event.to_json();
+        let bytes = json.len();
+        self.event_ids.push(event.event_id.clone().unwrap_or_default());
+        self.processes.push(parcel.process.clone());
+        self.lanes.push(sent.lane);
+        self.seqs.push(sent.source.seq);
+        self.positions.push(sent.source.position);
+        self.locations.push(event.location.to_string());
+        self.ids.push(event.id.clone());
+        self.events.push(json);
+        self.attempts.push(to_sql(attempt));
+        self.tries.push(to_sql(tries));
+        self.errors.push(error.map(|text| storable(text)));
+        self.alone.push(alone);
+        self.after_ms.push(milliseconds(after.unwrap_or_default()));
+        self.crashes_left.push(to_sql(parcel.max_crashes));
+        bytes
+    }
+}
+
+impl Work {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.unclaim.is_empty()
+    }
+
+    /// Adds a parcel that goes to the table now. A row that is put back or buried is in hand no more.
+    pub(crate) fn add(&mut self, sent: Sent) {
+        self.lanes.insert(sent.lane);
+        if sent.marked {
+            self.marked.push(sent.lane);
+        }
+        match (&sent.parcel.fate, sent.source.row) {
+            (Fate::Retry { tries, after, error }, Some(number)) => {
+                self.put_back.numbers.push(number);
+                self.put_back.tries.push(to_sql(*tries));
+                self.put_back.errors.push(storable(error));
+                self.put_back.after_ms.push(milliseconds(*after));
+            }
+            (Fate::Dead { .. }, row) => {
+                self.bytes += self.bury.push(&sent);
+                self.remove.extend(row);
+            }
+            (Fate::Joined { unless }, _) => {
+                let mut rows = Rows::default();
+                self.bytes += rows.push(&sent);
+                self.joins.push((rows, unless.clone()));
+            }
+            (Fate::Retry { .. } | Fate::Untried { .. }, _) => self.bytes += self.park.push(&sent),
+        }
+        self.settle.push(sent.parcel.settle);
+    }
+
+    /// Adds a row that is done.
+    pub(crate) fn finish(&mut self, number: i64, lane: i64) {
+        self.remove.push(number);
+        self.lanes.insert(lane);
+    }
+}
+
+/// No text of PostgreSQL can hold NUL.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn to_sql(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+fn milliseconds(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

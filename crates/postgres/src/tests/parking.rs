@@ -5,15 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dapper_core::{CancellationToken, Event, Process, ProcessError, ProcessStatus};
+use dapper_core::{
+    CancellationToken, Event, EventSink, Fate, Operation, Parcel, Process, ProcessError, ProcessStatus,
+    Settle, Validity,
+};
 use dapper_lock::MemoryStore;
 use dapper_orchestrator::{Orchestrator, RetryPolicy, RunError};
 use dapper_testkit::Database;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use super::support::{WAIT, config, locks, wait_until, wait_until_covered};
-use crate::PostgresInput;
+use super::support::{Fixture, WAIT, config, locks, seal, wait_until, wait_until_covered};
+use crate::parking::{May, Out, Parked, ParkingStatements};
+use crate::session::Session;
+use crate::{PostgresError, PostgresInput};
 
 type Seen = Arc<Mutex<Vec<(String, Event)>>>;
 type Verdict = Arc<Mutex<Box<dyn Fn(&str, &Event) -> bool + Send>>>;
@@ -92,6 +98,12 @@ struct Running {
 }
 
 impl Running {
+    /// As if the program had died: nothing more is done, by anybody.
+    async fn abort(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(WAIT, self.task).await.unwrap().unwrap().unwrap();
@@ -182,4 +194,222 @@ async fn a_failing_key_waits_in_the_database_and_the_others_go_on_far_beyond_any
     stage.wait_for(30_051).await;
     assert_eq!(stage.called.lock().unwrap().last().unwrap().1.attempt, Some(1));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_attempt_it_is_a_dead_letter_and_its_key_goes_on() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    stage.fail(|process, event| process == "p" && event.operation == Operation::Create && event.id == "1");
+    let policy = RetryPolicy { max_attempts: Some(5), ..quick() };
+    let running = shop.run(&stage, &[("i", "p"), ("i", "other")], policy).await;
+    for v in 0..10 {
+        shop.write(1, v).await;
+    }
+    stage.wait_for(19).await;
+    running.stop().await;
+    // The other process saw all of it once, unmarked, and this one all but the first.
+    assert_eq!((stage.of("other", "1"), stage.of("p", "1")), (vec![1; 10], vec![1; 9]));
+    let tried = stage
+        .called
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|(by, _)| by == "p")
+        .map(|(_, event)| event.attempt)
+        .collect::<Vec<_>>();
+    assert_eq!(tried[..5], (1..=5).map(Some).collect::<Vec<_>>());
+    let sql = "SELECT process, location, id, tries, attempt, error FROM dapper_i.dead_letters";
+    let dead = shop.client.query_one(sql, &[]).await.unwrap();
+    assert_eq!((dead.get(0), dead.get(1), dead.get(2)), ("p", "orders", "1"));
+    assert_eq!((dead.get(3), dead.get(4), dead.get(5)), (5, 5, "503 Service Unavailable"));
+    let parked = shop.client.query_one("SELECT count(*) FROM dapper_i.parked", &[]).await.unwrap();
+    assert_eq!(parked.get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_after_a_process_gets_an_event_when_that_has_handled_it() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    stage.fail(|process, event| process == "a" && event.id == "1" || process == "b" && event.id == "2");
+    let running = shop.run(&stage, &[("i", "a"), ("a", "b"), ("b", "c")], quick()).await;
+    for v in 0..5 {
+        for id in 1..=3 {
+            shop.write(id, v).await;
+        }
+    }
+    wait_until(&shop.client, "SELECT count(*) = 10 FROM dapper_i.parked").await;
+    wait_until(&shop.client, "SELECT claimed IS NULL FROM dapper_i.cursors").await;
+    let counts =
+        |stage: &Stage| ["a", "b", "c"].map(|process| ["1", "2", "3"].map(|id| stage.of(process, id).len()));
+    assert_eq!(counts(&stage), [[0, 5, 5], [0, 0, 5], [0, 0, 5]]);
+    stage.fail(|process, event| process == "b" && event.id == "1");
+    wait_until(&shop.client, "SELECT count(*) = 5 AND min(process) = 'b' FROM dapper_i.parked").await;
+    assert_eq!(counts(&stage), [[5, 5, 5], [0, 5, 5], [0, 5, 5]], "parked at the next one");
+    stage.fail(|_, _| false);
+    stage.wait_for(45).await;
+    running.stop().await;
+    assert_eq!(counts(&stage), [[5; 3]; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_several_before_it_waits_for_those_that_were_resumed() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    stage.fail(|process, _| process == "a" || process == "b");
+    let policy = RetryPolicy { max_attempts: Some(2), ..quick() };
+    let links = [("i", "a"), ("i", "b"), ("a", "join"), ("b", "join"), ("join", "last")];
+    let running = shop.run(&stage, &links, policy).await;
+    shop.write(1, 0).await;
+    wait_until(&shop.client, "SELECT count(*) = 2 FROM dapper_i.dead_letters").await;
+    running.stop().await;
+    stage.fail(|_, _| false);
+    // Both are parked again, and both may be done at the same time.
+    shop.client
+        .batch_execute(
+            "WITH d AS (DELETE FROM dapper_i.dead_letters RETURNING *)
+             INSERT INTO dapper_i.parked (event_id, process, lane, seq, position, location, id, event, attempt, tries,
+                                          crashes_left, alone, head, ready_at)
+             SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, 3, false, true, now() FROM d",
+        )
+        .await
+        .unwrap();
+    let running = shop.run(&stage, &links, policy).await;
+    stage.wait_for(4).await;
+    running.stop().await;
+    let order: Vec<String> = stage.handled.lock().unwrap().iter().map(|(by, _)| by.clone()).collect();
+    assert_eq!((order[2..].join(" "), order.len()), ("join last".to_owned(), 4), "{order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_comes_next_keeps_the_order_of_what_is_parked_and_parks_nothing_twice() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    stage.fail(|_, event| ["1", "2", "3"].contains(&event.id.as_str()));
+    for round in 0..6 {
+        let running = shop.run(&stage, &[("i", "p")], quick()).await;
+        for v in 0..20 {
+            for id in 1..=6 {
+                shop.write(id, round * 20 + v).await;
+            }
+        }
+        // Anywhere between parking and advancing.
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..60))).await;
+        running.abort().await;
+    }
+    let running = shop.run(&stage, &[("i", "p")], quick()).await;
+    wait_until(&shop.client, "SELECT count(*) = 360 FROM dapper_i.parked").await;
+    stage.fail(|_, _| false);
+    wait_until(&shop.client, "SELECT count(*) = 0 FROM dapper_i.parked").await;
+    running.stop().await;
+    for id in 1..=6 {
+        let handled = stage.handled.lock().unwrap().clone();
+        let of: Vec<&Event> =
+            handled.iter().map(|(_, event)| event).filter(|event| event.id == id.to_string()).collect();
+        let mut seen: Vec<&str> = Vec::new();
+        for event in of {
+            let event_id = event.event_id.as_deref().unwrap();
+            if seen.contains(&event_id) {
+                assert!(event.attempt > Some(1), "{id}: {event_id} came again unmarked");
+            } else {
+                seen.push(event_id);
+            }
+        }
+        assert_eq!(seen.len(), 120, "{id}");
+        let times: Vec<_> = seen
+            .iter()
+            .map(|event_id| {
+                handled
+                    .iter()
+                    .find(|(_, event)| event.event_id.as_deref() == Some(event_id))
+                    .unwrap()
+                    .1
+                    .captured_at
+                    .clone()
+            })
+            .collect();
+        assert!(times.is_sorted(), "{id} is out of order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_parks_what_fails_and_nothing_is_repeated() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    let slow = RetryPolicy {
+        min_backoff: Duration::from_millis(900),
+        max_backoff: Duration::from_millis(900),
+        quick_attempts: 100,
+        ..quick()
+    };
+    stage.fail(|_, event| event.id == "1");
+    let running = shop.run(&stage, &[("i", "p")], slow).await;
+    for id in [1, 1, 2, 3] {
+        shop.write(id, 0).await;
+    }
+    stage.wait_for(2).await;
+    running.stop().await;
+    stage.fail(|_, _| false);
+    let running = shop.run(&stage, &[("i", "p")], slow).await;
+    stage.wait_for(4).await;
+    running.stop().await;
+    assert_eq!((stage.of("p", "2"), stage.of("p", "3")), (vec![1], vec![1]));
+    let first = stage.of("p", "1");
+    assert!(first.len() == 2 && first[0] > 1 && first[1] == 1, "{first:?}");
+}
+
+struct Always;
+
+impl Validity for Always {
+    fn is_valid(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_holder_that_was_replaced_parks_nothing_takes_nothing_back_and_buries_nothing() {
+    let fixture = Fixture::new("CREATE TABLE orders (id bigint PRIMARY KEY)").await;
+    let schema = &fixture.options.names.schema;
+    let session = Session::open(&fixture.options.connection, "zombie").await.unwrap();
+    let cursor = seal(&session, schema, 3).await.unwrap().cursor;
+    let (deliveries, mut resumed) = mpsc::channel(8);
+    let sink = EventSink::new(deliveries, mpsc::channel(8).0);
+    let validity: Arc<dyn Validity> = Arc::new(Always);
+    let out = Out { sink: &sink, validity: &validity };
+    let statements = ParkingStatements::prepare(session.client(), schema).await.unwrap();
+    let mut parked = Parked::new(statements, Arc::default());
+    parked.take_over(session.client(), &cursor).await.unwrap();
+    let parking = parked.of_change_sets(&[(7, 1), (8, 3)]);
+    let parcel = |id: &str, fate: Fate| {
+        let mut event = Event::new("orders", Operation::Create, id, "orders_input");
+        event.event_id = Some(format!("{id}/0"));
+        let settle = Settle::new(|| ());
+        Parcel { process: "p".into(), event, index: 2, max_crashes: 3, fate, settle }
+    };
+    let (tries, error) = (3, "503".to_owned());
+    let retry = Fate::Retry { tries, after: Duration::ZERO, error: error.clone() };
+    let may = May::Claim { idle: true };
+    parking.store(parcel("1", retry.clone()));
+    parked.serve(session.client(), &cursor, &out, May::Nothing).await.unwrap();
+    let rows = "SELECT string_agg(format('%s %s %s %s %s', id, seq, position, tries, claimed IS NOT NULL), ',' ORDER BY id)
+                  FROM dapper_orders_input.parked";
+    let state = async || fixture.client.query_one(rows, &[]).await.unwrap().get::<_, String>(0);
+    assert_eq!(state().await, "1 8 1 3 f");
+
+    // The takeover.
+    seal(&fixture.session, schema, 4).await.unwrap();
+    let refused = |outcome: Result<_, PostgresError>| {
+        let fenced = matches!(outcome, Err(PostgresError::Fenced { sealed: 4, ours: 3 }));
+        assert!(fenced, "{:?}", outcome.map(|_: Vec<crate::parking::Killer>| ()));
+    };
+    refused(parked.serve(session.client(), &cursor, &out, may).await);
+    parking.store(parcel("2", retry));
+    refused(parked.serve(session.client(), &cursor, &out, may).await);
+    parking.store(parcel("3", Fate::Dead { tries, error }));
+    refused(parked.serve(session.client(), &cursor, &out, may).await);
+    assert_eq!(state().await, "1 8 1 3 f");
+    assert!(resumed.try_recv().is_err(), "nothing is handed out");
+    let dead =
+        fixture.client.query_one("SELECT count(*) FROM dapper_orders_input.dead_letters", &[]).await.unwrap();
+    assert_eq!(dead.get::<_, i64>(0), 0);
 }

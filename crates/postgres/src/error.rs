@@ -229,6 +229,17 @@ pub enum PostgresError {
         /// The event's key.
         id: String,
     },
+    /// Changes that should be replayed may be gone.
+    #[error(
+        "changes since {since} are asked for, and those up to {emptied_until} are no longer kept (retention); replay since \
+         then, or later"
+    )]
+    NotRetained {
+        /// From when on they are asked for, RFC 3339.
+        since: String,
+        /// Up to when they may be gone, RFC 3339.
+        emptied_until: String,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
@@ -269,6 +280,7 @@ impl PostgresError {
             | Self::MissingRights { .. }
             | Self::NotInstalled { .. }
             | Self::NewerLayout { .. }
+            | Self::NotRetained { .. }
             | Self::Running { .. }
             | Self::OtherLockStore { .. }
             | Self::ForeignCluster { .. } => ErrorKind::Permanent,

@@ -7,7 +7,7 @@ CREATE SCHEMA IF NOT EXISTS {schema};
 -- Where the reader is. One row for each partition of the keys; there is one partition. Every writer of this row says
 -- WHERE token = its own: the fence. `lock_store` is whose tokens these are, and `token_base` what is added to them: the
 -- tokens of an accepted new store go on where those of the old one ended. `crashes` counts the holders that ended, one after the
--- other, while the same changes were in their hands.
+-- other, while the same changes were in their hands. Changes captured up to `emptied_until` may be gone.
 CREATE TABLE IF NOT EXISTS {schema}.cursors (
     partition         integer     PRIMARY KEY,
     token             bigint      NOT NULL,
@@ -20,6 +20,7 @@ CREATE TABLE IF NOT EXISTS {schema}.cursors (
     claimed_seq       bigint      NOT NULL,
     attempt           integer     NOT NULL,
     crashes           integer     NOT NULL DEFAULT 0,
+    emptied_until     timestamptz NOT NULL DEFAULT '-infinity',
     version           bigint      NOT NULL,
     system_identifier bigint      NOT NULL,
     timeline          bigint      NOT NULL
@@ -30,6 +31,7 @@ ALTER TABLE {schema}.cursors DROP COLUMN IF EXISTS rotated_at;
 ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS lock_store uuid;
 ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS token_base bigint NOT NULL DEFAULT 0;
 ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS crashes integer NOT NULL DEFAULT 0;
+ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS emptied_until timestamptz NOT NULL DEFAULT '-infinity';
 
 INSERT INTO {schema}.cursors
     (partition, token, prev, done, claimed_seq, attempt, version, system_identifier, timeline)

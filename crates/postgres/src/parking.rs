@@ -29,9 +29,11 @@ use crate::cursor::Cursor;
 use crate::names::quote_identifier;
 use crate::session::bounded;
 
+pub(crate) use handle::lane;
 use handle::{Handle, OfDelivery, Origin, Sent, Source};
 use held::HeldLanes;
-use work::{Rows, Work};
+use work::Work;
+pub(crate) use work::{Counts, Reason, Rows};
 
 /// Rows that are being tried, at most.
 const MOST_RESUMED: usize = 64;
@@ -581,6 +583,28 @@ impl Parked {
         }
         Ok(())
     }
+}
+
+/// Gives each of these lanes the head that it should have; in a transaction that holds the cursor row's lock.
+pub(crate) async fn reopen_lanes(client: &Client, schema: &str, lanes: &[i64]) -> Result<(), PostgresError> {
+    for sql in [sql::UNHEAD, sql::HEAD] {
+        let sql = sql.replace("{schema}", schema);
+        bounded("opening lanes", client.execute(&sql, &[&lanes])).await?;
+    }
+    Ok(())
+}
+
+/// Parks rows by a command; in a transaction that holds the cursor row's lock. Returns how many were not parked already.
+pub(crate) async fn park_by_command(
+    client: &Client,
+    schema: &str,
+    rows: &Rows,
+) -> Result<u64, PostgresError> {
+    let nobody = Vec::new();
+    let sql = sql::PARK.replace("{schema}", schema);
+    let parked = bounded("parking", client.execute(&sql, &park_parameters(rows, &nobody))).await?;
+    reopen_lanes(client, schema, &rows.lanes).await?;
+    Ok(parked)
 }
 
 async fn load(client: &Client, statements: &ParkingStatements, handle: &Handle) -> Result<(), PostgresError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dapper_core::{Fate, Settle};
+use dapper_core::{Event, Fate, Settle};
 
 use super::handle::Sent;
 
@@ -23,6 +23,21 @@ pub(crate) struct Rows {
     pub(crate) alone: Vec<bool>,
     pub(crate) after_ms: Vec<i64>,
     pub(crate) crashes_left: Vec<i32>,
+}
+
+/// What is counted of a row.
+pub(crate) struct Counts {
+    pub(crate) attempt: i32,
+    pub(crate) tries: i32,
+    pub(crate) crashes_left: i32,
+}
+
+/// Why a row is there, and when it may be tried.
+#[derive(Default)]
+pub(crate) struct Reason {
+    pub(crate) error: Option<String>,
+    pub(crate) alone: bool,
+    pub(crate) after_ms: i64,
 }
 
 /// Rows to be put back.
@@ -68,22 +83,48 @@ impl Rows {
             Fate::Untried { alone } => (told.saturating_sub(1), 0, None, *alone, None),
             Fate::Joined { .. } => (told.saturating_sub(1), 0, None, false, None),
         };
+        self.add(
+            event,
+            &parcel.process,
+            (sent.lane, sent.source.seq, sent.source.position),
+            Counts {
+                attempt: to_sql(attempt),
+                tries: to_sql(tries),
+                crashes_left: to_sql(parcel.max_crashes),
+            },
+            Reason {
+                error: error.map(|text| storable(text)),
+                alone,
+                after_ms: milliseconds(after.unwrap_or_default()),
+            },
+        )
+    }
+
+    /// Adds a row; returns the size of its event.
+    pub(crate) fn add(
+        &mut self,
+        event: &Event,
+        process: &str,
+        (lane, seq, position): (i64, i64, i32),
+        counts: Counts,
+        reason: Reason,
+    ) -> usize {
         let json = event.to_json();
         let bytes = json.len();
         self.event_ids.push(event.event_id.clone().unwrap_or_default());
-        self.processes.push(parcel.process.clone());
-        self.lanes.push(sent.lane);
-        self.seqs.push(sent.source.seq);
-        self.positions.push(sent.source.position);
+        self.processes.push(process.to_owned());
+        self.lanes.push(lane);
+        self.seqs.push(seq);
+        self.positions.push(position);
         self.locations.push(event.location.to_string());
         self.ids.push(event.id.clone());
         self.events.push(json);
-        self.attempts.push(to_sql(attempt));
-        self.tries.push(to_sql(tries));
-        self.errors.push(error.map(|text| storable(text)));
-        self.alone.push(alone);
-        self.after_ms.push(milliseconds(after.unwrap_or_default()));
-        self.crashes_left.push(to_sql(parcel.max_crashes));
+        self.attempts.push(counts.attempt);
+        self.tries.push(counts.tries);
+        self.errors.push(reason.error);
+        self.alone.push(reason.alone);
+        self.after_ms.push(reason.after_ms);
+        self.crashes_left.push(counts.crashes_left);
         bytes
     }
 }

@@ -19,7 +19,10 @@ use tokio_postgres::Client;
 use super::support::{Fixture, WAIT, config, locks, seal, wait_until, wait_until_covered};
 use crate::parking::{May, Out, Parked, ParkingStatements};
 use crate::session::Session;
-use crate::{PostgresError, PostgresInput};
+use crate::{
+    DeadLetterFilter, PostgresError, PostgresInput, Replay, Replayed, dead_letters, discard_dead_letters,
+    replay, retry_dead_letters,
+};
 
 type Seen = Arc<Mutex<Vec<(String, Event)>>>;
 type Verdict = Arc<Mutex<Box<dyn Fn(&str, &Event) -> bool + Send>>>;
@@ -412,4 +415,104 @@ async fn a_holder_that_was_replaced_parks_nothing_takes_nothing_back_and_buries_
     let dead =
         fixture.client.query_one("SELECT count(*) FROM dapper_orders_input.dead_letters", &[]).await.unwrap();
     assert_eq!(dead.get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_retried_and_discarded_while_a_replica_runs() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    stage.fail(|_, event| event.id != "3");
+    let policy = RetryPolicy { max_attempts: Some(2), ..quick() };
+    let running = shop.run(&stage, &[("i", "p")], policy).await;
+    for id in [1, 1, 2, 3] {
+        shop.write(id, 0).await;
+    }
+    wait_until(&shop.client, "SELECT count(*) = 3 FROM dapper_i.dead_letters").await;
+    let config = config("i", shop.database.url());
+    let all = DeadLetterFilter::default();
+    let listed = dead_letters(&config, &all, 2).await.unwrap();
+    assert_eq!((listed.letters.len(), listed.total), (2, 3));
+    assert_eq!((listed.letters[0].location.as_str(), listed.letters[0].tries), ("orders", 2));
+    let count = async |filter: DeadLetterFilter| dead_letters(&config, &filter, 9).await.unwrap().total;
+    let some = |text: &str| Some(text.to_owned());
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(count(DeadLetterFilter { key: some("1"), ..all.clone() }).await, 2);
+    assert_eq!(
+        count(DeadLetterFilter { error: some("service unav"), newer_than: hour, ..all.clone() }).await,
+        3
+    );
+    assert_eq!(count(DeadLetterFilter { older_than: hour, ..all.clone() }).await, 0);
+    assert_eq!(count(DeadLetterFilter { table: some("customers"), ..all.clone() }).await, 0);
+    assert_eq!(
+        count(DeadLetterFilter { process: some("p"), number: Some(listed.letters[1].number), ..all.clone() })
+            .await,
+        1
+    );
+
+    let discarded =
+        discard_dead_letters(&config, &DeadLetterFilter { key: some("2"), ..all.clone() }).await.unwrap();
+    stage.fail(|_, _| false);
+    let retried = retry_dead_letters(&config, &all).await.unwrap();
+    assert_eq!((discarded, retried), (1, 2));
+    stage.wait_for(3).await;
+    wait_until(&shop.client, "SELECT count(*) = 0 FROM dapper_i.parked").await;
+    assert_eq!((stage.of("p", "1"), count(all).await), (vec![3, 3], 0));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_can_be_replayed_in_order_and_marked_and_what_is_not_is_refused() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    let running = shop.run(&stage, &[("i", "a"), ("a", "b")], quick()).await;
+    for v in 0..5 {
+        for id in 1..=3 {
+            shop.write(id, v).await;
+        }
+    }
+    shop.client.batch_execute("CREATE TABLE customers (id int PRIMARY KEY)").await.unwrap();
+    stage.wait_for(30).await;
+    wait_until(&shop.client, "SELECT claimed IS NULL FROM dapper_i.cursors").await;
+    let config = config("i", shop.database.url());
+    let since = "2020-01-01T00:00:00Z".parse().unwrap();
+    let mut asked = Replay {
+        since,
+        table: Some("orders".into()),
+        key: Some("2".into()),
+        processes: vec!["a".into()],
+        dry_run: true,
+    };
+    assert_eq!(replay(&config, &asked).await.unwrap(), Replayed { events: 5, parked: 0 });
+    asked.dry_run = false;
+    assert_eq!(replay(&config, &asked).await.unwrap(), Replayed { events: 5, parked: 5 });
+    stage.wait_for(40).await;
+    wait_until(&shop.client, "SELECT count(*) = 0 FROM dapper_i.parked").await;
+    running.stop().await;
+    let handled = stage.handled.lock().unwrap().clone();
+    for process in ["a", "b"] {
+        let of: Vec<&Event> = handled
+            .iter()
+            .filter(|(by, event)| by == process && event.id == "2")
+            .map(|(_, event)| event)
+            .collect();
+        let (first, again) = of.split_at(5);
+        assert!(first.iter().all(|event| !event.replay && event.attempt == Some(1)));
+        assert!(again.iter().all(|event| event.replay && event.attempt == Some(2)), "{again:?}");
+        let ids = |events: &[&Event]| events.iter().map(|event| event.event_id.clone()).collect::<Vec<_>>();
+        assert_eq!(ids(first), ids(again));
+    }
+    assert!(
+        replay(&config, &Replay { table: Some("customers".into()), key: None, ..asked.clone() })
+            .await
+            .unwrap()
+            == Replayed::default()
+    );
+    shop.client
+        .batch_execute("UPDATE dapper_i.cursors SET emptied_until = '2024-05-06T07:08:09Z'")
+        .await
+        .unwrap();
+    let refused = replay(&config, &asked).await.unwrap_err().to_string();
+    assert!(refused.contains("2024-05-06T07:08:09"), "{refused}");
+    let later = Replay { since: "2024-05-06T07:08:10Z".parse().unwrap(), dry_run: true, ..asked };
+    assert_eq!(replay(&config, &later).await.unwrap().events, 5);
 }

@@ -58,8 +58,9 @@ pub enum Fate {
     },
     /// The process has not tried.
     Untried {
-        /// Whether it may be what kills the program: then it is tried while nothing else is.
-        alone: bool,
+        /// Whether it may be what kills the program: then it is tried while nothing else is but other suspects, and at
+        /// last alone.
+        suspect: bool,
     },
     /// The process was given it for the last time.
     Dead {
@@ -93,8 +94,8 @@ pub enum Entry {
         process: String,
         /// How often it has tried, this time included.
         tries: u32,
-        /// Whether nothing else is tried meanwhile; then what comes after this process is to be stored first, too.
-        alone: bool,
+        /// Whether it may be what kills the program: then what comes after this process is to be stored first, too.
+        suspect: bool,
     },
 }
 

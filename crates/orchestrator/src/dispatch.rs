@@ -118,10 +118,10 @@ impl Pool {
         let mut jobs = Vec::new();
         for (event, acknowledgement) in delivery.into_events() {
             let run = Arc::clone(run);
-            if let Entry::Resumed { process, tries, alone } = &entry {
+            if let Entry::Resumed { process, tries, suspect } = &entry {
                 match self.route(run.input, process) {
                     Some(route) => {
-                        let at = At { route, tries: *tries, alone: *alone };
+                        let at = At { route, tries: *tries, suspect: *suspect };
                         let ticket = Ticket::resumed(event, acknowledgement, &self.plan, at, run);
                         jobs.push(self.job(route, &Arc::new(ticket)));
                     }
@@ -142,7 +142,7 @@ impl Pool {
             });
             for job in entered.map(|&route| self.job(route, &ticket)) {
                 if entry == Entry::Isolated && ticket.parking().is_some() {
-                    self.store(&job, Fate::Untried { alone: true });
+                    self.store(&job, Fate::Untried { suspect: true });
                 } else {
                     jobs.push(job);
                 }
@@ -382,7 +382,9 @@ impl Pool {
             return Outcome::Abandoned(job);
         }
         let node = self.node(&job);
-        if job.retry.is_none() && self.is_held(&job, node) && self.store(&job, Fate::Untried { alone: false })
+        if job.retry.is_none()
+            && self.is_held(&job, node)
+            && self.store(&job, Fate::Untried { suspect: false })
         {
             return Outcome::Stored(job);
         }

@@ -52,7 +52,7 @@ impl Pool {
     pub(crate) fn joined(&self, job: &Job) -> Fate {
         let ahead = self.plan.ahead(job.ticket.run.input, job.route);
         if self.plan.routes[job.route as usize].before < 2 {
-            return Fate::Untried { alone: job.ticket.is_alone() };
+            return Fate::Untried { suspect: job.ticket.is_suspect() };
         }
         let unless = ahead.map(|route| self.processes[route.process].process.id().to_owned()).collect();
         Fate::Joined { unless }

@@ -81,8 +81,8 @@ pub(crate) struct At {
     pub(crate) route: u32,
     /// How often it was tried there, this time included.
     pub(crate) tries: u32,
-    /// Whether nothing else is tried meanwhile.
-    pub(crate) alone: bool,
+    /// Whether it may be what kills the program.
+    pub(crate) suspect: bool,
 }
 
 /// What a handled event does at a process that comes next.
@@ -168,7 +168,7 @@ impl Ticket {
         }
         match &self.resumed {
             Some(resumed)
-                if resumed.at.alone || resumed.within.get(local).is_some_and(|&within| within < before) =>
+                if resumed.at.suspect || resumed.within.get(local).is_some_and(|&within| within < before) =>
             {
                 Onward::Store
             }
@@ -181,9 +181,9 @@ impl Ticket {
         self.resumed.as_ref().map(|resumed| resumed.at).filter(|at| at.route == route)
     }
 
-    /// Whether what comes next has to be stored before it is tried, since nothing but this event is tried now.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.resumed.as_ref().is_some_and(|resumed| resumed.at.alone)
+    /// Whether what comes next has to be stored before it is tried, since the program may die of it.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.resumed.as_ref().is_some_and(|resumed| resumed.at.suspect)
     }
 
     /// Where its input can store it, and its place in its delivery.

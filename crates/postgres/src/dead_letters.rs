@@ -116,8 +116,8 @@ pub async fn retry_dead_letters(
               gone AS (DELETE FROM {{schema}}.dead_letters d USING named WHERE d.number = named.number RETURNING d.*),
               parked AS (
                 INSERT INTO {{schema}}.parked (event_id, process, lane, seq, position, location, id, event, attempt,
-                                               tries, crashes_left, alone, ready_at)
-                SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, {MAX_CRASHES}, false,
+                                               tries, crashes_left, suspicion, ready_at)
+                SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, {MAX_CRASHES}, 0,
                        pg_catalog.clock_timestamp()
                   FROM gone ON CONFLICT (event_id, process) DO NOTHING)
          SELECT lane FROM gone"

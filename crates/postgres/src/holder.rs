@@ -300,7 +300,7 @@ impl<'a> Holder<'a> {
 
     fn has_room(&self) -> bool {
         let batches = &self.outstanding;
-        let is_held_up = self.parked.wants_to_be_alone() && self.progress.inherited().is_none();
+        let is_held_up = self.parked.has_suspects() && self.progress.inherited().is_none();
         !is_held_up
             && batches.len() < MAX_OUTSTANDING_BATCHES
             && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS

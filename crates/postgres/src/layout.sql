@@ -77,6 +77,7 @@ CREATE INDEX IF NOT EXISTS change_sets_3_seq_idx ON {schema}.change_sets_3 (seq)
 -- Events that a process can't handle now, one row for each event and process; what is behind them of the same key has rows,
 -- too. A lane is a key at a process, as a number; its rows are in order by seq and position, and the first is its head, the
 -- only one that is tried. `attempt` and `tries` are counted before each try, and `claimed` is the token of who tries.
+-- `suspicion` is 1 for what a program may have died of: it is tried with its like and nothing else; and 2 for what is tried alone.
 -- Whoever writes here or to dead_letters locks the cursor row first, and holders say WHERE token = their own.
 CREATE TABLE IF NOT EXISTS {schema}.parked (
     number       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -91,7 +92,7 @@ CREATE TABLE IF NOT EXISTS {schema}.parked (
     attempt      integer     NOT NULL,
     tries        integer     NOT NULL,
     crashes_left integer     NOT NULL,
-    alone        boolean     NOT NULL,
+    suspicion    smallint    NOT NULL,
     head         boolean     NOT NULL DEFAULT false,
     ready_at     timestamptz NOT NULL,
     parked_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -101,9 +102,9 @@ CREATE TABLE IF NOT EXISTS {schema}.parked (
 CREATE UNIQUE INDEX IF NOT EXISTS parked_event_idx ON {schema}.parked (event_id, process);
 CREATE INDEX IF NOT EXISTS parked_lane_idx ON {schema}.parked (lane, seq, position);
 CREATE INDEX IF NOT EXISTS parked_head_idx ON {schema}.parked (lane) WHERE head;
-CREATE INDEX IF NOT EXISTS parked_ready_idx ON {schema}.parked (ready_at) WHERE head AND claimed IS NULL AND NOT alone;
+CREATE INDEX IF NOT EXISTS parked_ready_idx ON {schema}.parked (ready_at) WHERE head AND claimed IS NULL AND suspicion = 0;
 CREATE INDEX IF NOT EXISTS parked_claimed_idx ON {schema}.parked (number) WHERE claimed IS NOT NULL;
-CREATE INDEX IF NOT EXISTS parked_alone_idx ON {schema}.parked (number) WHERE alone;
+CREATE INDEX IF NOT EXISTS parked_suspects_idx ON {schema}.parked (suspicion, number) WHERE suspicion > 0;
 
 -- Events that a process was given for the last time.
 CREATE TABLE IF NOT EXISTS {schema}.dead_letters (

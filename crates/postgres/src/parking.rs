@@ -37,6 +37,8 @@ pub(crate) use work::{Counts, Reason, Rows};
 
 /// Rows that are being tried, at most.
 const MOST_RESUMED: usize = 64;
+/// The suspicion of a row that is tried alone.
+const ALONE: i32 = 2;
 /// Parcels and bytes of one transaction, at most; a single parcel may have more bytes.
 const MOST_PARCELS: usize = 1_000;
 const MOST_BYTES: usize = 8 << 20;
@@ -66,7 +68,7 @@ pub(crate) struct ParkingStatements {
     head: Statement,
     empty: Statement,
     claim: Statement,
-    claim_alone: Statement,
+    claim_suspects: Statement,
     schema: String,
 }
 
@@ -83,8 +85,8 @@ pub(crate) struct Parked {
     /// Settled and not yet written.
     settled: Vec<(i64, bool)>,
     next_due: Option<Instant>,
-    /// Whether a row has to be tried alone.
-    alone_due: bool,
+    /// How suspicious the most suspicious row is that waits; nothing when none is.
+    suspicion: Option<i32>,
     reloaded: Instant,
     /// Since the input stops: rows that came back unfinished.
     given_up: Option<Vec<i64>>,
@@ -95,8 +97,8 @@ pub(crate) struct Parked {
 /// A row that is being tried.
 struct Resumed {
     lane: i64,
-    /// Nothing else is tried meanwhile.
-    alone: bool,
+    /// The program may die of it.
+    suspect: bool,
     /// It was put back or has become a dead letter: there is nothing to remove.
     is_over: bool,
     /// What is to be made of it once it is done.
@@ -151,7 +153,7 @@ impl ParkingStatements {
             sql::HEAD,
             sql::EMPTY,
             sql::CLAIM,
-            sql::CLAIM_ALONE,
+            sql::CLAIM_SUSPECTS,
         ];
         // All are sent at once.
         let texts = texts.map(|text| text.replace("{schema}", &quoted));
@@ -174,7 +176,7 @@ impl ParkingStatements {
                 head,
                 empty,
                 claim,
-                claim_alone,
+                claim_suspects,
             ],
         ) = <[Statement; 16]>::try_from(prepared)
         else {
@@ -196,7 +198,7 @@ impl ParkingStatements {
             head,
             empty,
             claim,
-            claim_alone,
+            claim_suspects,
             schema: quoted,
         })
     }
@@ -274,7 +276,7 @@ impl Parked {
             receipts: FuturesUnordered::new(),
             settled: Vec::new(),
             next_due: None,
-            alone_due: false,
+            suspicion: None,
             reloaded: Instant::now(),
             given_up: None,
             told,
@@ -324,9 +326,9 @@ impl Parked {
         Ok(Stored { at })
     }
 
-    /// Whether a row is tried alone, or waits for everything else to be out of hand so that it can be.
-    pub(crate) fn wants_to_be_alone(&self) -> bool {
-        self.alone_due || self.resumed.values().any(|resumed| resumed.alone)
+    /// Whether suspects are being tried, or wait for everything else to be out of hand so that they can be.
+    pub(crate) fn has_suspects(&self) -> bool {
+        self.suspicion.is_some() || self.resumed.values().any(|resumed| resumed.suspect)
     }
 
     /// Whether rows are being tried.
@@ -362,16 +364,21 @@ impl Parked {
             self.looked(&looked);
         }
         let work = self.collect()?;
-        let alone = self.alone_due && may == (May::Claim { idle: true }) && self.resumed.is_empty();
+        let is_free = may == (May::Claim { idle: true }) && self.resumed.is_empty();
         let mut killers = Vec::new();
-        if alone {
+        if is_free && self.suspicion >= Some(ALONE) {
             killers = self.bury_killers(client, cursor).await?;
         }
         let room = MOST_RESUMED - self.resumed.len().min(MOST_RESUMED);
         let due = self.next_due.is_some_and(|due| due <= Instant::now());
-        let claim = match may {
-            May::Claim { .. } if alone => Some((&self.statements.claim_alone, 1)),
-            May::Claim { .. } if !self.wants_to_be_alone() && room > 0 && (due || !work.lanes.is_empty()) => {
+        let claim = match (may, self.suspicion) {
+            (May::Claim { .. }, Some(suspicion)) if is_free => {
+                let most = if suspicion >= ALONE { 1 } else { MOST_RESUMED };
+                Some((&self.statements.claim_suspects, most as i64))
+            }
+            (May::Claim { .. }, None)
+                if !self.has_suspects() && room > 0 && (due || !work.lanes.is_empty()) =>
+            {
                 Some((&self.statements.claim, room as i64))
             }
             _ => None,
@@ -525,7 +532,7 @@ impl Parked {
                 Source { seq: row.get(3), position: row.get(4), row: Some(number), from: Some(number) };
             let text: &str = row.get(5);
             let (attempt, tries): (i32, i32) = (row.get(6), row.get(7));
-            let alone: bool = row.get(8);
+            let suspect: bool = row.get(8);
             let mut event: Event = serde_json::from_str(text)
                 .map_err(|_| PostgresError::Unexpected { what: "a parked event", value: text.to_owned() })?;
             event.attempt = Some(attempt.unsigned_abs());
@@ -534,11 +541,11 @@ impl Parked {
             let terms = Terms {
                 validity: Some(Arc::clone(out.validity)),
                 parking: Some(Arc::new(OfDelivery { handle: Arc::clone(&self.handle), origin })),
-                entry: Entry::Resumed { process, tries: tries.unsigned_abs(), alone },
+                entry: Entry::Resumed { process, tries: tries.unsigned_abs(), suspect },
                 stored: Stored::default(),
             };
             let (delivery, receipt) = Delivery::with_terms(vec![event], terms);
-            self.resumed.insert(number, Resumed { lane, alone, is_over: false, joins: Vec::new() });
+            self.resumed.insert(number, Resumed { lane, suspect, is_over: false, joins: Vec::new() });
             self.receipts.push(settled(number, receipt).boxed());
             out.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
         }
@@ -562,7 +569,7 @@ impl Parked {
     /// Takes in what [`look`](ParkingStatements::look) found; says whether anything is claimed.
     fn looked(&mut self, rows: &[Row]) -> bool {
         let Some(row) = rows.first() else { return false };
-        self.alone_due = row.get(1);
+        self.suspicion = row.get(1);
         let seconds: Option<f64> = row.get(2);
         let due_in = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(RELOAD_EVERY);
         self.next_due = seconds.map(|seconds| Instant::now() + due_in(seconds).min(RELOAD_EVERY));
@@ -626,7 +633,7 @@ async fn settled(number: i64, mut receipt: Receipt) -> (i64, bool) {
 
 fn park_parameters<'p>(rows: &'p Rows, unless: &'p Vec<String>) -> Vec<Parameter<'p>> {
     let mut parameters = bury_parameters(rows);
-    parameters.extend([&rows.alone as Parameter<'p>, &rows.after_ms, &rows.crashes_left, unless]);
+    parameters.extend([&rows.suspicions as Parameter<'p>, &rows.after_ms, &rows.crashes_left, unless]);
     parameters
 }
 

@@ -179,7 +179,7 @@ async fn the_culprit_alone_is_buried(abort_from: u32, most_crashes: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_aborts_the_program_is_found_and_buried_and_all_others_are_delivered() {
-    the_culprit_alone_is_buried(1, 4).await;
+    the_culprit_alone_is_buried(1, 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ pub(crate) struct Rows {
     pub(crate) attempts: Vec<i32>,
     pub(crate) tries: Vec<i32>,
     pub(crate) errors: Vec<Option<String>>,
-    pub(crate) alone: Vec<bool>,
+    pub(crate) suspicions: Vec<i16>,
     pub(crate) after_ms: Vec<i64>,
     pub(crate) crashes_left: Vec<i32>,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Counts {
 #[derive(Default)]
 pub(crate) struct Reason {
     pub(crate) error: Option<String>,
-    pub(crate) alone: bool,
+    pub(crate) suspect: bool,
     pub(crate) after_ms: i64,
 }
 
@@ -77,10 +77,10 @@ impl Rows {
         let parcel = &sent.parcel;
         let event = &parcel.event;
         let told = event.attempt.unwrap_or(1);
-        let (attempt, tries, error, alone, after) = match &parcel.fate {
+        let (attempt, tries, error, suspect, after) = match &parcel.fate {
             Fate::Retry { tries, after, error } => (told, *tries, Some(error), false, Some(*after)),
             Fate::Dead { tries, error } => (told, *tries, Some(error), false, None),
-            Fate::Untried { alone } => (told.saturating_sub(1), 0, None, *alone, None),
+            Fate::Untried { suspect } => (told.saturating_sub(1), 0, None, *suspect, None),
             Fate::Joined { .. } => (told.saturating_sub(1), 0, None, false, None),
         };
         self.add(
@@ -94,7 +94,7 @@ impl Rows {
             },
             Reason {
                 error: error.map(|text| storable(text)),
-                alone,
+                suspect,
                 after_ms: milliseconds(after.unwrap_or_default()),
             },
         )
@@ -122,7 +122,7 @@ impl Rows {
         self.attempts.push(counts.attempt);
         self.tries.push(counts.tries);
         self.errors.push(reason.error);
-        self.alone.push(reason.alone);
+        self.suspicions.push(reason.suspect.into());
         self.after_ms.push(reason.after_ms);
         self.crashes_left.push(counts.crashes_left);
         bytes

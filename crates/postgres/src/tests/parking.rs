@@ -272,8 +272,8 @@ async fn a_process_with_several_before_it_waits_for_those_that_were_resumed() {
         .batch_execute(
             "WITH d AS (DELETE FROM dapper_i.dead_letters RETURNING *)
              INSERT INTO dapper_i.parked (event_id, process, lane, seq, position, location, id, event, attempt, tries,
-                                          crashes_left, alone, head, ready_at)
-             SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, 3, false, true, now() FROM d",
+                                          crashes_left, suspicion, head, ready_at)
+             SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, 3, 0, true, now() FROM d",
         )
         .await
         .unwrap();

@@ -118,6 +118,7 @@ async fn examine_session(
     }
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);
+    findings.extend(storage::parked(client, options).await?);
     findings.extend(storage::change_sets(client, options, thresholds).await?);
     Ok(())
 }

@@ -6,7 +6,7 @@
 
 mod handle;
 mod held;
-mod sql;
+pub(crate) mod sql;
 mod work;
 
 use std::collections::HashMap;

@@ -433,6 +433,13 @@ async fn dead_letters_are_listed_retried_and_discarded_while_a_replica_runs() {
     let listed = dead_letters(&config, &all, 2).await.unwrap();
     assert_eq!((listed.letters.len(), listed.total), (2, 3));
     assert_eq!((listed.letters[0].location.as_str(), listed.letters[0].tries), ("orders", 2));
+    let findings = crate::diagnose(&config).await.unwrap();
+    let of = |topic: &str| findings.iter().find(|finding| finding.topic == topic).unwrap().clone();
+    assert_eq!(
+        (of("parked").message.as_str(), of("dead letters").severity.as_str()),
+        ("no event is", "problem")
+    );
+    assert!(of("dead letters").message.starts_with("3: "), "{findings:?}");
     let count = async |filter: DeadLetterFilter| dead_letters(&config, &filter, 9).await.unwrap().total;
     let some = |text: &str| Some(text.to_owned());
     let hour = Some(Duration::from_secs(3600));
@@ -515,4 +522,50 @@ async fn what_is_kept_can_be_replayed_in_order_and_marked_and_what_is_not_is_ref
     assert!(refused.contains("2024-05-06T07:08:09"), "{refused}");
     let later = Replay { since: "2024-05-06T07:08:10Z".parse().unwrap(), dry_run: true, ..asked };
     assert_eq!(replay(&config, &later).await.unwrap().events, 5);
+}
+
+/// How many pages a statement touches.
+async fn pages(client: &Client, statement: &str, arguments: &str) -> u64 {
+    let statement = statement.replace("{schema}", "dapper_orders_input");
+    let prepare = format!("DEALLOCATE ALL; PREPARE s AS {statement}");
+    client.batch_execute(&prepare).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE s {arguments}");
+    let rows = client.simple_query(&explain).await.unwrap();
+    let text = rows.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(&text.unwrap()).unwrap();
+    let plan = &plan[0]["Plan"];
+    plan["Shared Hit Blocks"].as_u64().unwrap() + plan["Shared Read Blocks"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn no_step_costs_more_because_much_is_parked() {
+    use crate::parking::sql;
+    let fixture = Fixture::new("CREATE TABLE orders (id bigint PRIMARY KEY)").await;
+    // One key with many events, and many keys with one.
+    fixture
+        .execute(
+            "INSERT INTO dapper_orders_input.parked (event_id, process, lane, seq, position, location, id, event, attempt,
+                                                     tries, crashes_left, suspicion, head, ready_at)
+             SELECT n || '/0', 'p', CASE WHEN n <= 50000 THEN 1 ELSE n END, n, 0, 'orders', n, '{}', 1, 1, 3, 0,
+                    n = 1 OR n > 50000, now() + n * interval '1 second' FROM generate_series(1, 100000) n",
+        )
+        .await;
+    let client = fixture.session.client();
+    for (name, statement, arguments) in [
+        ("unhead", sql::UNHEAD, "('{1,60000}')"),
+        ("head", sql::HEAD, "('{1,60000}')"),
+        ("empty", sql::EMPTY, "('{1,60000,7}')"),
+        ("look", sql::LOOK, ""),
+        ("claim", sql::CLAIM, "(1, 64)"),
+        ("suspects", sql::CLAIM_SUSPECTS, "(1, 64)"),
+        ("suspect", sql::SUSPECT, ""),
+        ("remove", sql::REMOVE, "('{1}')"),
+        ("stored", sql::STORED, "('{70000/0}')"),
+    ] {
+        let pages = pages(client, statement, arguments).await;
+        assert!(pages < 100, "{name} touches {pages} pages");
+    }
 }

@@ -11,6 +11,7 @@ mod install;
 mod keys;
 mod lock_stores;
 mod matrix;
+mod parking;
 mod permissions;
 mod schema_changes;
 pub(crate) mod support;

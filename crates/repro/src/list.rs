@@ -1,0 +1,39 @@
+//! All rows.
+
+use crate::Row;
+
+/// Hands the path of each row to a macro, after what else it is to get.
+#[macro_export]
+macro_rules! for_each_row {
+    ($callback:ident { $($head:tt)* }) => {
+        $callback! {
+            $($head)*
+            capture::insert_fails,
+            capture::delete_without_id,
+            capture::payload_too_long,
+            capture::prepared_transaction,
+            capture::writer_without_rights,
+            capture::install_race,
+            cursor::bare_serial,
+            cursor::position_from_now,
+            cursor::later_snapshot,
+            wake_up::nobody_listens,
+            wake_up::reconnect_gap,
+            wake_up::listen_forgotten,
+            wake_up::garbage_kills,
+            wake_up::handled_twice,
+        }
+    };
+}
+
+macro_rules! rows {
+    ($($theme:ident::$row:ident,)*) => {
+        vec![$($crate::$theme::$row(),)*]
+    };
+}
+
+/// All rows, in the order of the table.
+#[must_use]
+pub fn all() -> Vec<Row> {
+    for_each_row!(rows {})
+}

@@ -254,7 +254,8 @@ pub(crate) fn sql(names: &Names, server: &Server) -> String {
     let objects = LAYOUT_SQL
         .replace("{schema_literal}", &schema.replace('\'', "''"))
         .replace("{schema}", &schema)
-        .replace("{timeline}", &server.timeline.to_string());
+        .replace("{timeline}", &server.timeline.to_string())
+        .replace("{wake_up}", if server.prepared_transactions { "1" } else { "0" });
     let comment = quote_literal(&comment(&names.id));
     format!(
         "{objects}

@@ -39,8 +39,9 @@ CREATE SEQUENCE IF NOT EXISTS {schema}.change_sets_seq CACHE 1;
 
 -- Twice the number of the slot that writers write to, plus one while the reader is awake and needs no NOTIFY. A
 -- sequence, because its value is seen at once, whatever the snapshot of who looks. Not an unlogged one: created while a
--- standby streams, it is unreadable once that is promoted (seen on 15.18).
-CREATE SEQUENCE IF NOT EXISTS {schema}.wake_up MINVALUE 0 START 0;
+-- standby streams, it is unreadable once that is promoted (seen on 15.18). Where transactions can be prepared it starts as
+-- if the reader were awake: before the first reader comes and says so, a NOTIFY would make PREPARE TRANSACTION fail.
+CREATE SEQUENCE IF NOT EXISTS {schema}.wake_up MINVALUE 0 START {wake_up};
 
 -- What changed: one row for each statement, or for each 1,000 rows of it. The slots are filled in turn, and a slot that
 -- is read is truncated. No autovacuum: no row is ever deleted, and it would only be in the way of truncating.

@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
     ("dapper-lock", &[]),
@@ -31,6 +31,18 @@ const ALLOWED: [(&str, &[&str]); 13] = [
         ],
     ),
     ("dapper-testkit", &["dapper-core"]),
+    (
+        "dapper-repro",
+        &[
+            "dapper-core",
+            "dapper-lock",
+            "dapper-lock-postgres",
+            "dapper-lock-simulation",
+            "dapper-orchestrator",
+            "dapper-postgres",
+            "dapper-testkit",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

@@ -22,6 +22,15 @@ macro_rules! for_each_row {
             wake_up::listen_forgotten,
             wake_up::garbage_kills,
             wake_up::handled_twice,
+            delivery::position_too_early,
+            delivery::shared_position,
+            delivery::unmarked_repeat,
+            delivery::poison_uncounted,
+            delivery::no_order_per_key,
+            delivery::retry_overtaken,
+            delivery::one_bad_sink,
+            delivery::failure_swallowed,
+            delivery::worker_name_reused,
         }
     };
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 /// Why a scenario could not be played. Not a verdict on what it was to show.
-pub type Failure = anyhow::Error;
+pub(crate) type Failure = anyhow::Error;
 
 /// A scenario that is being played.
 pub type Run = Pin<Box<dyn Future<Output = Result<Pair, Failure>> + Send>>;

@@ -17,6 +17,7 @@ pub mod leases;
 mod list;
 mod outbox;
 mod row;
+pub mod sessions;
 mod table;
 pub mod wake_up;
 

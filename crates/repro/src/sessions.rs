@@ -8,7 +8,7 @@ use dapper_lock::{LeaseConfig, LockManager};
 use dapper_testkit::{Faults, Flow, Proxy, pooler};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::fixture::{Act, Dapper, NEVER, ORDERS, Recorder, WAIT, database, ids, install, lost};
 use crate::leases::{manager, resource, store};
@@ -81,8 +81,10 @@ pub fn locked_for_hours() -> Row {
 /// So many connections the pool has.
 const POOL: usize = 2;
 const TTL: Duration = Duration::from_millis(1_500);
+/// For leases that must be kept, on a machine that may be busy.
+const LONG_TTL: Duration = Duration::from_secs(3);
 /// How long the work keeps a connection.
-const WORK: &str = "SELECT pg_sleep(4)";
+const WORK: &str = "SELECT pg_sleep(5)";
 
 async fn shared_pool_run() -> Result<Pair> {
     let harm = |count| Harm::new("healthy leaders lost their lease to their own work", count, 1);
@@ -92,11 +94,11 @@ async fn shared_pool_run() -> Result<Pair> {
     .await?;
     let renew = format!(
         "UPDATE leader SET expires_at = clock_timestamp() + interval '{} ms' WHERE expires_at > clock_timestamp()",
-        TTL.as_millis()
+        LONG_TTL.as_millis()
     );
     let pool = Arc::new(Semaphore::new(POOL));
-    client.batch_execute("UPDATE leader SET expires_at = clock_timestamp() + interval '1500 ms'").await?;
-    let lease_manager = manager(&there.url(), TTL)?;
+    client.batch_execute("UPDATE leader SET expires_at = clock_timestamp() + interval '3 s'").await?;
+    let lease_manager = manager(&there.url(), LONG_TTL)?;
     let lease = lease_manager.acquire(&resource()).await?;
     let mut work = Vec::new();
     for _ in 0..POOL {
@@ -164,8 +166,21 @@ async fn lock_behind_pooler_run() -> Result<Pair> {
     let url = pooler(&there).await?;
     let (one, busy) = (pooled(&url).await?, pooled(&url).await?);
     one.simple_query("SELECT pg_advisory_lock(1000)").await?;
-    // Somebody else's transaction gets the session that has the lock.
-    busy.simple_query("BEGIN").await?;
+    // Somebody else's transaction gets the session that has the lock. The pooler has it back a moment after its answer.
+    let mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1000 AND pid = pg_backend_pid()";
+    let deadline = Instant::now() + WAIT;
+    loop {
+        busy.simple_query("BEGIN").await?;
+        let answer = busy.simple_query(mine).await?;
+        let has_it =
+            answer.iter().any(|it| matches!(it, SimpleQueryMessage::Row(row) if row.get(0) == Some("1")));
+        if has_it {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the pooler never gave the session to another client");
+        busy.simple_query("COMMIT").await?;
+        sleep(Duration::from_millis(10)).await;
+    }
     one.simple_query("SELECT pg_advisory_unlock(1000)").await?;
     busy.simple_query("COMMIT").await?;
     let mut free = false;

@@ -80,11 +80,10 @@ pub fn locked_for_hours() -> Row {
 
 /// So many connections the pool has.
 const POOL: usize = 2;
-const TTL: Duration = Duration::from_millis(1_500);
-/// For leases that must be kept, on a machine that may be busy.
-const LONG_TTL: Duration = Duration::from_secs(3);
+/// Short enough to see a lease end, long enough for a machine that is busy.
+const TTL: Duration = Duration::from_secs(4);
 /// How long the work keeps a connection.
-const WORK: &str = "SELECT pg_sleep(5)";
+const WORK: &str = "SELECT pg_sleep(6)";
 
 async fn shared_pool_run() -> Result<Pair> {
     let harm = |count| Harm::new("healthy leaders lost their lease to their own work", count, 1);
@@ -94,11 +93,11 @@ async fn shared_pool_run() -> Result<Pair> {
     .await?;
     let renew = format!(
         "UPDATE leader SET expires_at = clock_timestamp() + interval '{} ms' WHERE expires_at > clock_timestamp()",
-        LONG_TTL.as_millis()
+        TTL.as_millis()
     );
     let pool = Arc::new(Semaphore::new(POOL));
-    client.batch_execute("UPDATE leader SET expires_at = clock_timestamp() + interval '3 s'").await?;
-    let lease_manager = manager(&there.url(), LONG_TTL)?;
+    client.batch_execute("UPDATE leader SET expires_at = clock_timestamp() + interval '4 s'").await?;
+    let lease_manager = manager(&there.url(), TTL)?;
     let lease = lease_manager.acquire(&resource()).await?;
     let mut work = Vec::new();
     for _ in 0..POOL {

@@ -1,5 +1,7 @@
 //! Every row is a test of its name: the naive version comes to harm, dapper does not.
 
+mod docs;
+
 use dapper_repro::Row;
 
 macro_rules! tests {

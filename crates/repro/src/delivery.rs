@@ -374,12 +374,15 @@ async fn one_bad_sink_run() -> Result<Pair> {
     let (_there, client) = database(&format!("{ORDERS}; {OUTBOX}")).await?;
     client.batch_execute(&one_statement()).await?;
     let mut there = Vec::new();
-    let mut sinks: [Box<dyn FnMut(String) -> Result<()> + Send>; 2] =
-        [Box::new(|_| bail!("it can't be registered")), Box::new(|id| Ok(there.push(id)))];
+    let mut sound = |id| {
+        there.push(id);
+        Ok(())
+    };
+    let mut bad = |_| bail!("it can't be registered");
+    let mut sinks: [&mut (dyn FnMut(String) -> Result<()> + Send); 2] = [&mut bad, &mut sound];
     // The reader ends with the first error of any sink.
     let mut changes = client.query("SELECT id FROM outbox ORDER BY seq", &[]).await?.into_iter();
     let stopped = changes.try_for_each(|row| sinks.iter_mut().try_for_each(|sink| sink(row.get(0))));
-    drop(sinks);
     ensure!(stopped.is_err(), "the bad sink is not bad");
 
     let (here, client) = database(ORDERS).await?;

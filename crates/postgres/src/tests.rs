@@ -9,5 +9,6 @@ mod install;
 mod lock_stores;
 mod permissions;
 mod schema_changes;
+mod server_faults;
 pub(crate) mod support;
 mod zombie;

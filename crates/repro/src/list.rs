@@ -17,6 +17,7 @@ macro_rules! for_each_row {
             cursor::bare_serial,
             cursor::position_from_now,
             cursor::later_snapshot,
+            cursor::other_cluster,
             wake_up::nobody_listens,
             wake_up::reconnect_gap,
             wake_up::listen_forgotten,

@@ -1,12 +1,14 @@
 //! A naive outbox: a trigger that writes a row for each changed row, and a reader that remembers a position.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
 use async_trait::async_trait;
 use dapper_testkit::Database;
 use tokio_postgres::Client;
 
 use crate::fixture::{Dapper, Recorder, WAIT, install};
-use std::sync::Arc;
 
 /// The table and its trigger.
 pub(crate) const OUTBOX: &str = "
@@ -53,6 +55,11 @@ impl Reader {
         let client = database.connect().await?;
         Ok(Self { client, statement, then, position: position.to_owned(), handled: Vec::new() })
     }
+
+    /// Up to where it has read.
+    pub(crate) fn position(&self) -> &str {
+        &self.position
+    }
 }
 
 #[async_trait]
@@ -73,6 +80,8 @@ impl Consumer for Reader {
 pub(crate) struct Ours {
     dapper: Dapper,
     recorder: Arc<Recorder>,
+    /// How long it is waited for; not so long any more when that was in vain once.
+    patience: Duration,
 }
 
 impl Ours {
@@ -80,7 +89,7 @@ impl Ours {
         install(database).await?;
         let recorder = Recorder::new();
         let dapper = Dapper::start(database, Arc::clone(&recorder) as _).await?;
-        Ok(Self { dapper, recorder })
+        Ok(Self { dapper, recorder, patience: WAIT })
     }
 
     pub(crate) async fn stop(self) -> Result<()> {
@@ -91,7 +100,9 @@ impl Ours {
 #[async_trait]
 impl Consumer for Ours {
     async fn handled(&mut self, wanted: usize) -> Result<Vec<String>> {
-        self.recorder.until(WAIT, |recorder| recorder.handled().len() >= wanted).await;
+        if !self.recorder.until(self.patience, |recorder| recorder.handled().len() >= wanted).await {
+            self.patience = Duration::from_millis(100);
+        }
         Ok(self.recorder.ids())
     }
 }

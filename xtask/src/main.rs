@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
+mod capture;
 mod check;
 mod conformance;
 mod demo;
@@ -44,6 +45,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Capture(capture::Capture),
     Demo(demo::Demo),
     Failover(failover::Failover),
     Simulate(simulation::Simulate),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
         Command::Repro(repro) => return repro.run().unwrap_or_else(|error| fail(&error)),
+        Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),

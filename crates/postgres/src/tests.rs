@@ -14,5 +14,6 @@ mod matrix;
 mod parking;
 mod permissions;
 mod schema_changes;
+mod server_faults;
 pub(crate) mod support;
 mod zombie;

@@ -686,7 +686,7 @@ async fn a_replica_holds_a_bounded_number_of_bytes_of_unhandled_images() {
             held.push(acknowledgement);
         }
     }
-    assert!(bytes >= 32 * MIB && bytes <= 34 * MIB, "{bytes}");
+    assert!((32 * MIB..=34 * MIB).contains(&bytes), "{bytes}");
     let seen = held.len();
     held.into_iter().for_each(dapper_core::Acknowledgement::handled);
     assert_eq!(replica.handle_all(160 - seen).await.len(), 160 - seen);

@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
     ("dapper-lock", &[]),
@@ -34,6 +34,18 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         ],
     ),
     ("dapper-testkit", &["dapper-core"]),
+    (
+        "dapper-repro",
+        &[
+            "dapper-core",
+            "dapper-lock",
+            "dapper-lock-postgres",
+            "dapper-lock-simulation",
+            "dapper-orchestrator",
+            "dapper-postgres",
+            "dapper-testkit",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

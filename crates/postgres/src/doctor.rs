@@ -119,6 +119,7 @@ async fn examine_session(
     findings.extend(storage::missed(client, options).await?);
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);
+    findings.extend(storage::parked(client, options).await?);
     findings.extend(storage::change_sets(client, options, thresholds).await?);
     Ok(())
 }

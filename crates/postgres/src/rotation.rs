@@ -216,6 +216,8 @@ impl Rotation {
                     OR (SELECT captured_at > pg_catalog.clock_timestamp() - {retention} * interval '1 second'
                           FROM {schema}.change_sets_{slot} ORDER BY seq DESC LIMIT 1)
                 THEN {undo}; END IF;
+                UPDATE {schema}.cursors c SET emptied_until = GREATEST(c.emptied_until, s.captured_at)
+                  FROM (SELECT captured_at FROM {schema}.change_sets_{slot} ORDER BY seq DESC LIMIT 1) s;
                 TRUNCATE ONLY {schema}.change_sets_{slot};
              EXCEPTION WHEN lock_not_available OR no_data_found OR disk_full THEN NULL;
              END $do$",

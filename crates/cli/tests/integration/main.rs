@@ -4,6 +4,7 @@
 mod check;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod failing;
 mod failover;
 mod install;
 mod lock_faults;

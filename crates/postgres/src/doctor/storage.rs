@@ -137,6 +137,40 @@ pub(super) async fn missed(client: &Client, options: &Options) -> Result<Vec<Fin
     )])
 }
 
+/// What is parked, and what is dead.
+pub(super) async fn parked(client: &Client, options: &Options) -> Result<Vec<Finding>, PostgresError> {
+    let schema = quote_identifier(&options.names.schema);
+    let sql = format!(
+        "SELECT (SELECT pg_catalog.count(*) FROM {schema}.parked),
+                (SELECT pg_catalog.count(*) FROM {schema}.parked p WHERE p.head),
+                (SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.min(p.parked_at))::float8
+                   FROM {schema}.parked p WHERE p.head),
+                (SELECT pg_catalog.count(*) FROM {schema}.dead_letters)"
+    );
+    let row = bounded("counting parked events", client.query_one(&sql, &[])).await?;
+    let (parked, keys, dead): (i64, i64, i64) = (row.get(0), row.get(1), row.get(3));
+    let oldest: Option<f64> = row.get(2);
+    let parked = match oldest {
+        None => Finding::ok("parked", "no event is"),
+        Some(seconds) => Finding::ok(
+            "parked",
+            format!(
+                "{parked} event(s) of {keys} key(s) that a process failed on, the oldest for {seconds:.0} s"
+            ),
+        ),
+    };
+    let dead = if dead == 0 {
+        Finding::ok("dead letters", "there are none")
+    } else {
+        Finding::problem(
+            "dead letters",
+            format!("{dead}: events that a process failed on for the last time"),
+            "see `dapper dead-letters list`, then retry or discard them",
+        )
+    };
+    Ok(vec![parked, dead])
+}
+
 /// Size and age of what is stored.
 pub(super) async fn change_sets(
     client: &Client,

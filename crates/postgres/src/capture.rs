@@ -226,10 +226,15 @@ fn missed(names: &Names) -> String {
 
 fn image_sql(options: &Options, source: &Source) -> ImageSql {
     let excluded = options.exclude_columns.for_table(&source.ancestors);
-    let image = images::image_sql(&source.columns, &excluded);
+    let none = "NULL::pg_catalog.text";
+    // Of a table that is not known yet, which columns to leave out isn't either.
+    let image = match source.ancestors.as_slice() {
+        [] => none.to_owned(),
+        _ => images::image_sql(&source.columns, &excluded),
+    };
     let with_old = options.images == Images::OldAndNew;
     ImageSql {
-        old: if with_old { image.clone() } else { "NULL::pg_catalog.text".to_owned() },
+        old: if with_old { image.clone() } else { none.to_owned() },
         new: image,
         with_old: if with_old { "true" } else { "false" },
         excluded: if source.ancestors.is_empty() {

@@ -237,6 +237,11 @@ impl Table {
     pub(crate) fn key(&self) -> &[String] {
         &self.source.key
     }
+
+    /// What the catalog says of it.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
 }
 
 impl fmt::Display for Table {

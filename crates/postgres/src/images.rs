@@ -1,6 +1,7 @@
 //! Which row images an input captures, and which columns never are in one.
 
 use crate::PostgresError;
+use crate::capture::Source;
 use crate::names::{quote_identifier, quote_literal};
 use crate::patterns::{glob, like};
 
@@ -45,6 +46,17 @@ impl ColumnPatterns {
             names.iter().any(|(schema, table)| glob(&pattern.schema, schema) && glob(&pattern.table, table))
         };
         self.0.iter().filter(applies).map(|pattern| pattern.column.as_str()).collect()
+    }
+
+    /// The patterns that leave out no column of these tables.
+    pub(crate) fn unused(&self, tables: &[&Source]) -> Vec<String> {
+        let leaves_out = |pattern: &ColumnPattern, table: &Source| {
+            let mut names = table.ancestors.iter();
+            names.any(|(schema, name)| glob(&pattern.schema, schema) && glob(&pattern.table, name))
+                && table.columns.iter().any(|column| glob(&pattern.column, column))
+        };
+        let unused = self.0.iter().filter(|pattern| !tables.iter().any(|table| leaves_out(pattern, table)));
+        unused.map(|pattern| format!("{}.{}.{}", pattern.schema, pattern.table, pattern.column)).collect()
     }
 
     /// The patterns as rows for a `VALUES` list, each a schema, a table and a column in the form of `LIKE`.

@@ -6,6 +6,7 @@ mod capture_errors;
 mod cursor_rules;
 mod full;
 mod handle;
+mod image_values;
 mod images;
 mod install;
 mod keys;

@@ -14,7 +14,18 @@ pub(super) async fn tables(client: &Client, options: &Options) -> Result<Vec<Fin
     let mut findings = Vec::new();
     let (mut covered, mut keyless, mut unmatched) = (Vec::new(), Vec::new(), Vec::new());
     let mut any_wanted = false;
-    for (table, drifts) in coverage::survey(client, options).await? {
+    let surveyed = coverage::survey(client, options).await?;
+    if options.images.any() {
+        let wanted = surveyed.iter().filter(|(table, _)| options.wants(table).is_some());
+        let tables: Vec<_> = wanted.map(|(table, _)| table.source()).collect();
+        for pattern in options.exclude_columns.unused(&tables) {
+            let what = format!(
+                "exclude_columns: {pattern} leaves out no column of any table; is it spelled as the catalog does?"
+            );
+            findings.push(Finding::note("columns", what));
+        }
+    }
+    for (table, drifts) in surveyed {
         let wanted = options.wants(&table).is_some();
         any_wanted |= wanted;
         if wanted && table.key().is_empty() {

@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
     ("dapper-lock", &[]),
@@ -16,6 +16,8 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     ("dapper-lock-simulation", &["dapper-lock"]),
     ("dapper-orchestrator", &["dapper-core"]),
     ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock"]),
+    ("dapper-inbox", &[]),
+    ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
     ("dapper-webhook", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
@@ -27,10 +29,23 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "dapper-lock-etcd",
             "dapper-orchestrator",
             "dapper-postgres",
+            "dapper-sql-process",
             "dapper-webhook",
         ],
     ),
     ("dapper-testkit", &["dapper-core"]),
+    (
+        "dapper-repro",
+        &[
+            "dapper-core",
+            "dapper-lock",
+            "dapper-lock-postgres",
+            "dapper-lock-simulation",
+            "dapper-orchestrator",
+            "dapper-postgres",
+            "dapper-testkit",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

@@ -21,6 +21,7 @@ mod packages;
 mod play;
 #[path = "../../crates/testkit/src/server/binaries.rs"]
 mod postgres_binaries;
+mod repro;
 mod simulation;
 mod steps;
 mod test;
@@ -55,6 +56,7 @@ enum Command {
     Fix(fix::Fix),
     Storm(operate::Storm),
     Growth(operate::Growth),
+    Repro(repro::Repro),
     Ci(Ci),
 }
 
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Model(model) => model.run(),
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
+        Command::Repro(repro) => return repro.run().unwrap_or_else(|error| fail(&error)),
         Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLE: &str = r#"Example:
@@ -69,6 +69,22 @@ Examples:
   dapper accept-lock-store pipeline.toml orders-input --old-is-gone
 
 Exit code: 0 when the input has been moved, 1 with one line on standard error when not, 2 for wrong use.";
+
+const DEAD_LETTERS: &str = "\
+Examples:
+  dapper dead-letters list pipeline.toml --error 'answered 410'
+  dapper dead-letters show pipeline.toml --number 12
+  dapper dead-letters retry pipeline.toml orders-input --process notify --newer-than 2h
+  dapper dead-letters discard pipeline.toml --table orders --key 42
+
+Exit code: 0, 1 with one line on standard error when it cannot, 2 for wrong use.";
+
+const REPLAY: &str = "\
+Examples:
+  dapper replay pipeline.toml orders-input --since 2h --dry-run
+  dapper replay pipeline.toml orders-input --since 2026-03-01T08:00:00Z --table orders --key 42 --process notify
+
+Exit code: 0, 1 with one line on standard error when it cannot, 2 for wrong use.";
 
 /// Hands every committed change of a PostgreSQL database to processes, over many replicas.
 #[derive(Debug, Parser)]
@@ -139,6 +155,20 @@ pub(crate) enum Command {
     /// Leases that the file keeps at an address of their own stay there, since other pipelines may share the table.
     #[command(after_help = UNINSTALL)]
     Uninstall(Uninstall),
+    /// Lists, retries or discards events that a process failed on for the last time.
+    ///
+    /// Works on the databases of the pipeline's inputs, while replicas run or not. What is retried is delivered as soon as a
+    /// replica holds the lease, marked by an attempt above 1, from its first try on; later events of its key that were
+    /// handled meanwhile stay handled.
+    #[command(subcommand, after_help = DEAD_LETTERS)]
+    DeadLetters(DeadLetterCommand),
+    /// Delivers changes again that were delivered before.
+    ///
+    /// They come from what is kept for the input's `retention`, in the order of their key, with the event_id that they had,
+    /// an attempt above 1 and "replay": true. Changes that were not delivered yet are left alone. Replicas may run meanwhile;
+    /// the events are delivered as soon as one holds the lease.
+    #[command(after_help = REPLAY)]
+    Replay(Replay),
     /// Takes a restored or moved database for an input's own.
     ///
     /// Where an input has read to is written down in transaction ids, which mean nothing in another database cluster.
@@ -210,6 +240,93 @@ pub(crate) struct Uninstall {
     pub(crate) pipeline: PathBuf,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetterCommand {
+    /// Shows a line for each.
+    List(DeadLetterArguments),
+    /// Shows each with its event.
+    Show(DeadLetterArguments),
+    /// Has them tried again.
+    Retry(Named),
+    /// Forgets them for good.
+    Discard(Named),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DeadLetterArguments {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// How many to show of each input.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) limit: u32,
+    /// Print them as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which dead letters are meant: those for which everything holds that is given.
+#[derive(Args, Debug)]
+pub(crate) struct Named {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
+    /// The name of the input, as in the pipeline file; all when left out.
+    pub(crate) input: Option<String>,
+    /// The one with this number.
+    #[arg(long)]
+    pub(crate) number: Option<i64>,
+    /// Those of this process.
+    #[arg(long)]
+    pub(crate) process: Option<String>,
+    /// Those of this table: its bare name in schema public, schema.table elsewhere.
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    /// Those of this key, as in the event's "id".
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Those that are dead for longer, such as 2h or 30m.
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// Those that are not dead for longer, such as 2h or 30m.
+    #[arg(long, value_parser = parse_duration)]
+    pub(crate) newer_than: Option<Duration>,
+    /// Those whose error has this text in it, in upper or lower case.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) error: Option<String>,
+    /// All of them.
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Replay {
+    /// The pipeline file.
+    pub(crate) pipeline: PathBuf,
+    /// The name of the input, as in the pipeline file.
+    pub(crate) input: String,
+    /// Changes captured from then on: a time such as 2026-03-01T08:00:00Z, or how long ago, such as 2h.
+    #[arg(long, value_parser = parse_since)]
+    pub(crate) since: Since,
+    /// Only those of this table: its bare name in schema public, schema.table elsewhere.
+    #[arg(long)]
+    pub(crate) table: Option<String>,
+    /// Only those of this key, as in the event's "id".
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+    /// Only to this process and those after it; may be given more than once.
+    #[arg(long)]
+    pub(crate) process: Vec<String>,
+    /// Count the events, and deliver none.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print what was done, or would be, as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A point in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Since(pub(crate) Timestamp);
+
 #[derive(Args, Debug)]
 pub(crate) struct Rebase {
     /// The pipeline file.
@@ -245,6 +362,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| "must not be negative".to_owned())
 }
 
+fn parse_since(text: &str) -> Result<Since, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(Since(time));
+    }
+    let wrong = || "write a time such as 2026-03-01T08:00:00Z, or how long ago, such as 2h or 30m".to_owned();
+    let ago = text.parse::<SignedDuration>().map_err(|_| wrong())?;
+    Timestamp::now().checked_sub(ago.abs()).map(Since).map_err(|_| wrong())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +384,10 @@ mod tests {
     #[test]
     fn durations_are_friendly() {
         assert_eq!(parse_duration("1m 30s"), Ok(Duration::from_secs(90)));
+        assert!(parse_since("soon").is_err());
+        assert_eq!(parse_since("2026-03-01T08:00:00Z").unwrap().0.as_second(), 1_772_352_000);
+        let hour = Timestamp::now().as_second() - parse_since("1h").unwrap().0.as_second();
+        assert!((3599..3700).contains(&hour), "{hour}");
         assert!(parse_duration("-1s").is_err() && parse_duration("soon").is_err());
     }
 }

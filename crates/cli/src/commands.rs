@@ -2,8 +2,10 @@
 
 mod accept_lock_store;
 mod check;
+mod dead_letters;
 mod doctor;
 mod install;
+mod replay;
 
 use std::env;
 use std::fs;
@@ -25,6 +27,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
         Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
+        Command::DeadLetters(command) => dead_letters::run(&command, backends).await,
+        Command::Replay(arguments) => replay::run(&arguments, backends).await,
         Command::Rebase(arguments) => rebase(&arguments, backends).await,
         Command::AcceptLockStore(arguments) => accept_lock_store::run(&arguments, backends).await,
     }

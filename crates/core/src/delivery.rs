@@ -9,7 +9,8 @@ use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 
-use crate::Event;
+use crate::parking::SharedParking;
+use crate::{Entry, Event, Parking, Stored};
 
 /// Says whether events that were handed over may still be given to a process.
 ///
@@ -27,7 +28,22 @@ pub trait Validity: Send + Sync {
 /// again.
 pub struct Delivery {
     events: Vec<Event>,
+    entry: Entry,
+    stored: Stored,
     shared: Arc<Shared>,
+}
+
+/// What an input says of a delivery besides its events.
+#[derive(Clone, Default)]
+pub struct Terms {
+    /// How long its events may be handed to a process; for ever when absent.
+    pub validity: Option<Arc<dyn Validity>>,
+    /// Where to store what a process can't handle now.
+    pub parking: Option<Arc<dyn Parking>>,
+    /// Where its events enter.
+    pub entry: Entry,
+    /// What of it is stored already.
+    pub stored: Stored,
 }
 
 /// The input's side of a [`Delivery`]: a future that resolves when every event is either handled or abandoned.
@@ -50,29 +66,46 @@ struct Shared {
     unsettled: AtomicUsize,
     waker: AtomicWaker,
     validity: Option<Arc<dyn Validity>>,
+    parking: Option<SharedParking>,
 }
 
 impl Delivery {
     /// A delivery that stays valid for ever, and the receipt for it.
     #[must_use]
     pub fn new(events: Vec<Event>) -> (Self, Receipt) {
-        Self::build(events, None)
+        Self::with_terms(events, Terms::default())
     }
 
     /// A delivery whose events may be handed to a process only while `validity` holds.
     #[must_use]
     pub fn with_validity(events: Vec<Event>, validity: Arc<dyn Validity>) -> (Self, Receipt) {
-        Self::build(events, Some(validity))
+        Self::with_terms(events, Terms { validity: Some(validity), ..Terms::default() })
     }
 
-    fn build(events: Vec<Event>, validity: Option<Arc<dyn Validity>>) -> (Self, Receipt) {
+    /// A delivery on these terms.
+    #[must_use]
+    pub fn with_terms(events: Vec<Event>, terms: Terms) -> (Self, Receipt) {
+        let Terms { validity, parking, entry, stored } = terms;
         let shared = Arc::new(Shared {
             handled: events.iter().map(|_| AtomicBool::new(false)).collect(),
             unsettled: AtomicUsize::new(events.len()),
             waker: AtomicWaker::new(),
             validity,
+            parking,
         });
-        (Self { events, shared: Arc::clone(&shared) }, Receipt { shared })
+        (Self { events, entry, stored, shared: Arc::clone(&shared) }, Receipt { shared })
+    }
+
+    /// Where its events enter.
+    #[must_use]
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// What of it is stored already.
+    #[must_use]
+    pub fn stored(&self) -> &Stored {
+        &self.stored
     }
 
     /// How many events it holds.
@@ -117,7 +150,19 @@ impl Acknowledgement {
         self.shared.validity.as_ref().is_none_or(|validity| validity.is_valid())
     }
 
-    /// Every process that the event was meant for has handled it.
+    /// Where to store the event when a process can't handle it now, if its input has such a place.
+    #[must_use]
+    pub fn parking(&self) -> Option<&Arc<dyn Parking>> {
+        self.shared.parking.as_ref()
+    }
+
+    /// The event's place in its delivery.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Every process that the event was meant for has handled it, or it is stored for those that have not.
     pub fn handled(self) {
         self.shared.handled[self.index].store(true, Ordering::Release);
     }

@@ -47,6 +47,9 @@ pub struct Event {
     /// W3C trace context of the writer, when it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// Whether somebody had it delivered again by `dapper replay`; left out when not.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replay: bool,
 }
 
 impl Event {
@@ -70,6 +73,7 @@ impl Event {
             new: None,
             captured_at: None,
             traceparent: None,
+            replay: false,
         }
     }
 
@@ -78,6 +82,11 @@ impl Event {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an event holds only strings, numbers and valid JSON")
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// JSON text carried as it is, so that no number loses a digit on the way.

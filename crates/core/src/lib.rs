@@ -18,14 +18,16 @@ mod delivery;
 mod event;
 mod input;
 mod operation;
+mod parking;
 mod process;
 mod registry;
 
 pub use config::{InputConfig, ProcessConfig};
-pub use delivery::{Acknowledgement, Delivery, Receipt, Validity};
+pub use delivery::{Acknowledgement, Delivery, Receipt, Terms, Validity};
 pub use event::{Event, RawJson};
 pub use input::{ErrorKind, EventSink, Input, InputError, SinkClosed};
 pub use operation::{Operation, UnknownOperation};
+pub use parking::{Entry, Fate, Parcel, Parking, Settle, Stored};
 pub use process::{Process, ProcessError, ProcessExitStatus, ProcessStatus};
 pub use registry::{NewInputFunc, NewProcessFunc, Registry, RegistryError};
 

@@ -1,6 +1,7 @@
 //! What is done with events.
 
 use std::error::Error;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -82,4 +83,25 @@ pub enum ProcessError {
         /// What happened.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The run failed, and the next one has to wait: whoever was called said so.
+    #[error("process {process:?}, which asks for a pause of {} s", after.as_secs())]
+    RetryAfter {
+        /// The process's id.
+        process: String,
+        /// How long to wait at least; the process's `max_backoff` bounds it.
+        after: Duration,
+        /// What happened.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+impl ProcessError {
+    /// How long the next run has to wait at least, where whoever was called said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RetryAfter { after, .. } => Some(*after),
+            Self::Config { .. } | Self::Failed { .. } => None,
+        }
+    }
 }

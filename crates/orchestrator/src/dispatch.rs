@@ -10,29 +10,31 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dapper_core::{Delivery, ProcessExitStatus, ProcessStatus};
+use dapper_core::{Delivery, Entry, Fate, ProcessExitStatus, ProcessStatus};
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::ProcessNode;
-use crate::error::{FailureCause, OrchestratorError};
+use crate::error::{FailureCause, OrchestratorError, one_line};
 use crate::lanes::Lanes;
 use crate::plan::Plan;
 use crate::report::Reporter;
-use crate::retry::Backoff;
-use crate::ticket::{InputRun, Job, Retry, Ticket};
+use crate::retry::Verdict;
+use crate::ticket::{At, InputRun, Job, Onward, Retry, Ticket};
 
 /// How many jobs enter under one hold of the lock.
 const ENTER_AT_ONCE: usize = 1024;
+/// How much of a failure's text is stored with an event.
+const MOST_ERROR_CHARACTERS: usize = 2_000;
 /// How often events that wait for a retry are asked whether they are still valid.
 const VALIDITY_PERIOD: Duration = Duration::from_secs(1);
 
 /// The jobs of a graph and what its workers share.
 pub(crate) struct Pool {
-    plan: Plan,
-    processes: Vec<ProcessNode>,
+    pub(crate) plan: Plan,
+    pub(crate) processes: Vec<ProcessNode>,
     pub(crate) reporter: Reporter,
     hasher: RandomState,
     state: Mutex<State>,
@@ -67,6 +69,8 @@ enum Phase {
 enum Outcome {
     Handled(Job),
     Failed(Job, Duration),
+    /// Its input has it now, for this process.
+    Stored(Job),
     Abandoned(Job),
 }
 
@@ -92,22 +96,68 @@ impl Pool {
 
     /// Takes in the events of a delivery. Never waits.
     pub(crate) fn enter(&self, run: &Arc<InputRun>, delivery: Delivery) {
+        if *delivery.entry() != Entry::Start || !delivery.stored().at.is_empty() {
+            return self.enter_specially(run, delivery);
+        }
         let input = &self.plan.inputs[run.input];
         let mut events = delivery.into_events().peekable();
         while events.peek().is_some() {
             let mut jobs = Vec::with_capacity(ENTER_AT_ONCE.min(events.size_hint().0 * input.entry.len()));
             for (event, acknowledgement) in events.by_ref().take(ENTER_AT_ONCE) {
-                let ticket =
-                    Ticket::new(event, acknowledgement, input.processes, &input.joins, Arc::clone(run));
+                let ticket = Arc::new(Ticket::new(event, acknowledgement, input, false, Arc::clone(run)));
                 jobs.extend(input.entry.iter().map(|&route| self.job(route, &ticket)));
             }
-            let mut refused = Vec::new();
-            let mut state = self.lock();
-            for job in jobs {
-                refused.extend(state.enter(job));
-            }
-            self.wake_workers(state);
+            self.enter_jobs(jobs);
         }
+    }
+
+    /// What was parked, or is partly, or is to be before anything is done with it.
+    fn enter_specially(&self, run: &Arc<InputRun>, delivery: Delivery) {
+        let input = &self.plan.inputs[run.input];
+        let (entry, stored) = (delivery.entry().clone(), delivery.stored().clone());
+        let mut jobs = Vec::new();
+        for (event, acknowledgement) in delivery.into_events() {
+            let run = Arc::clone(run);
+            if let Entry::Resumed { process, tries, suspect } = &entry {
+                match self.route(run.input, process) {
+                    Some(route) => {
+                        let at = At { route, tries: *tries, suspect: *suspect };
+                        let ticket = Ticket::resumed(event, acknowledgement, &self.plan, at, run);
+                        jobs.push(self.job(route, &Arc::new(ticket)));
+                    }
+                    None => self.process_is_gone(process, *tries, event, acknowledgement),
+                }
+                continue;
+            }
+            let index = acknowledgement.index();
+            let ticket = Ticket::new(event, acknowledgement, input, true, run);
+            for route in stored.of(index).filter_map(|process| self.route(ticket.run.input, process)) {
+                let route = &self.plan.routes[route as usize];
+                ticket.settle(route.local, &route.behind);
+            }
+            let ticket = Arc::new(ticket);
+            let entered = input.entry.iter().filter(|&&route| {
+                let local = self.plan.routes[route as usize].local;
+                !ticket.is_settled(local)
+            });
+            for job in entered.map(|&route| self.job(route, &ticket)) {
+                if entry == Entry::Isolated && ticket.parking().is_some() {
+                    self.store(&job, Fate::Untried { suspect: true });
+                } else {
+                    jobs.push(job);
+                }
+            }
+        }
+        self.enter_jobs(jobs);
+    }
+
+    fn enter_jobs(&self, jobs: Vec<Job>) {
+        let mut refused = Vec::new();
+        let mut state = self.lock();
+        for job in jobs {
+            refused.extend(state.enter(job));
+        }
+        self.wake_workers(state);
     }
 
     /// Gives up the events of a run of an input that has ended, as far as no process is at them.
@@ -116,7 +166,7 @@ impl Pool {
         self.abandon_waiting(|job| Arc::ptr_eq(&job.ticket.run, run));
     }
 
-    /// From now on nothing is retried; what waits for its next attempt is given up.
+    /// From now on nothing is retried; what waits for its next attempt is parked where it can be, else given up.
     pub(crate) fn drain(&self) {
         let mut given_up = Vec::new();
         let mut state = self.lock();
@@ -124,10 +174,14 @@ impl Pool {
             state.phase = Phase::Draining;
         }
         for (_, job) in std::mem::take(&mut state.waiting) {
-            given_up.extend(state.lanes.close(job.lane));
+            if self.store_waiting(&job) {
+                state.lanes.release(job.lane);
+            } else {
+                given_up.extend(state.lanes.close(job.lane));
+            }
             given_up.push(job);
         }
-        drop(state);
+        self.wake_workers(state);
     }
 
     /// Gives up all that no process is at, and lets the workers end.
@@ -273,10 +327,10 @@ impl Pool {
                     refused.extend(state.enter(job));
                 }
                 state.lanes.release(job.lane);
-                job.ticket.handled_by_one();
+                job.ticket.settle(self.plan.routes[job.route as usize].local, &[]);
                 finished = Some(job);
             }
-            Some(Outcome::Abandoned(job)) => {
+            Some(Outcome::Abandoned(job) | Outcome::Stored(job)) => {
                 state.lanes.release(job.lane);
                 finished = Some(job);
             }
@@ -290,7 +344,11 @@ impl Pool {
                     }
                 }
                 Phase::Draining | Phase::Closed => {
-                    refused.extend(state.lanes.close(job.lane));
+                    if self.store_waiting(&job) {
+                        state.lanes.release(job.lane);
+                    } else {
+                        refused.extend(state.lanes.close(job.lane));
+                    }
                     finished = Some(job);
                 }
             },
@@ -303,17 +361,33 @@ impl Pool {
 
     /// The jobs that become possible because `job` was handled.
     fn onward(&self, job: &Job) -> Vec<Job> {
-        let next = self.plan.routes[job.route as usize].next.iter();
-        next.filter(|&&route| job.ticket.join(self.plan.routes[route as usize].local))
-            .map(|&route| self.job(route, &job.ticket))
-            .collect()
+        let mut jobs = Vec::new();
+        for &next in &self.plan.routes[job.route as usize].next {
+            let route = &self.plan.routes[next as usize];
+            let onward = job.ticket.onward(route.local, route.before);
+            if onward == Onward::Wait {
+                continue;
+            }
+            let next = self.job(next, &job.ticket);
+            if onward == Onward::Store && self.store(&next, self.joined(&next)) {
+                continue;
+            }
+            jobs.push(next);
+        }
+        jobs
     }
 
     async fn run(&self, job: Job) -> Outcome {
         if !job.ticket.is_valid() {
             return Outcome::Abandoned(job);
         }
-        let node = &self.processes[self.plan.routes[job.route as usize].process];
+        let node = self.node(&job);
+        if job.retry.is_none()
+            && self.is_held(&job, node)
+            && self.store(&job, Fate::Untried { suspect: false })
+        {
+            return Outcome::Stored(job);
+        }
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
             tokio::select! {
@@ -342,20 +416,19 @@ impl Pool {
     }
 
     fn failed(&self, mut job: Job, node: &ProcessNode, logs: Vec<String>, source: FailureCause) -> Outcome {
-        let event = job.event();
-        let attempt = event.attempt.unwrap_or(1).max(1);
-        let retry = job.retry.take().unwrap_or_else(|| {
-            Box::new(Retry {
-                event: job.ticket.event.clone(),
-                failures: 0,
-                backoff: Backoff::new(node.policy.initial_backoff, node.policy.max_backoff),
-            })
-        });
-        let retry = job.retry.insert(retry);
-        retry.failures = retry.failures.saturating_add(1);
-        retry.event.attempt = Some(attempt.saturating_add(1));
-        let exhausted = node.policy.is_exhausted(retry.failures);
-        let delay = if exhausted { retry.backoff.longest() } else { retry.backoff.next() };
+        let attempt = job.event().attempt.unwrap_or(1).max(1);
+        let error = failure_text(&logs, &source);
+        let pause = match &source {
+            FailureCause::Error(error) => error.retry_after(),
+            FailureCause::Status | FailureCause::Panicked(_) => None,
+        };
+        let resumed = job.ticket.resumed_at(job.route);
+        let tries = match resumed {
+            Some(at) => at.tries,
+            None => job.retry.as_ref().map_or(0, |retry| retry.failures).saturating_add(1),
+        };
+        let keeping = self.keeping(&job);
+        let verdict = node.policy.verdict(tries, pause, keeping, fastrand::f64());
         let event = &job.ticket.event;
         self.reporter.report(OrchestratorError::ProcessFailed {
             process: node.process.id().to_owned(),
@@ -363,11 +436,25 @@ impl Pool {
             id: event.id.clone(),
             event_id: event.event_id.clone(),
             attempt,
-            exhausted,
+            exhausted: node.policy.is_exhausted(tries),
             logs,
             source,
         });
-        if job.ticket.is_valid() { Outcome::Failed(job, delay) } else { Outcome::Abandoned(job) }
+        if !job.ticket.is_valid() {
+            return Outcome::Abandoned(job);
+        }
+        let fate = match verdict {
+            Verdict::Dead => Fate::Dead { tries, error },
+            Verdict::Park(after) => Fate::Retry { tries, after, error },
+            Verdict::Hold(delay) => {
+                let mut event =
+                    job.retry.take().map_or_else(|| job.ticket.event.clone(), |retry| retry.event);
+                event.attempt = Some(attempt.saturating_add(1));
+                job.retry = Some(Box::new(Retry { event, failures: tries, error }));
+                return Outcome::Failed(job, delay);
+            }
+        };
+        if self.store(&job, fate) { Outcome::Stored(job) } else { Outcome::Abandoned(job) }
     }
 }
 
@@ -375,6 +462,16 @@ impl State {
     fn enter(&mut self, job: Job) -> Option<Job> {
         if self.phase == Phase::Closed { Some(job) } else { self.lanes.enter(job.lane, job) }
     }
+}
+
+/// What is kept of how a run failed.
+fn failure_text(logs: &[String], cause: &FailureCause) -> String {
+    let text = match (cause, logs.last()) {
+        (FailureCause::Status, Some(last)) => last.clone(),
+        (FailureCause::Error(error), _) => one_line(error),
+        (cause, _) => cause.to_string(),
+    };
+    text.chars().take(MOST_ERROR_CHARACTERS).collect()
 }
 
 /// What a panic said.

@@ -59,6 +59,7 @@ mod builder;
 mod diagram;
 mod dispatch;
 mod error;
+mod keep;
 mod lanes;
 mod log_process;
 mod orchestrator;

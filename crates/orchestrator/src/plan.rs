@@ -1,6 +1,7 @@
 //! The graph as dispatch needs it: which process after which, per input.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// Everything dispatch needs to know of a graph without cycles. Inputs and processes go by their index.
 #[derive(Debug)]
@@ -17,6 +18,10 @@ pub(crate) struct Route {
     pub(crate) local: usize,
     /// The routes whose processes come directly after this one.
     pub(crate) next: Vec<u32>,
+    /// The local numbers of all routes that come after this one, near or far.
+    pub(crate) behind: Vec<usize>,
+    /// How many processes come directly before this one.
+    pub(crate) before: u32,
 }
 
 /// What becomes of an event of one input.
@@ -28,6 +33,8 @@ pub(crate) struct InputPlan {
     pub(crate) processes: u32,
     /// Per local route, how many processes come directly before it; empty where none has more than one.
     pub(crate) joins: Vec<u32>,
+    /// All routes of the input.
+    pub(crate) routes: Range<u32>,
 }
 
 impl Plan {
@@ -38,6 +45,33 @@ impl Plan {
             plan.add_input(input, from_input, onward);
         }
         plan
+    }
+
+    /// The route of one input's events into one process.
+    pub(crate) fn route(&self, input: usize, process: usize) -> Option<u32> {
+        let mut look_at = self.inputs[input].routes.clone();
+        look_at.find(|&route| self.routes[route as usize].process == process)
+    }
+
+    /// The routes of the input of `route` from which it can be reached.
+    pub(crate) fn ahead(&self, input: usize, route: u32) -> impl Iterator<Item = &Route> {
+        let local = self.routes[route as usize].local;
+        let routes = self.inputs[input].routes.clone().map(|route| &self.routes[route as usize]);
+        routes.filter(move |other| other.behind.contains(&local))
+    }
+
+    fn behind(&self, first: u32, local: usize) -> Vec<usize> {
+        let mut behind: BTreeSet<usize> = BTreeSet::new();
+        let mut look_at = vec![local];
+        while let Some(local) = look_at.pop() {
+            for &next in &self.routes[first as usize + local].next {
+                let next = (next - first) as usize;
+                if behind.insert(next) {
+                    look_at.push(next);
+                }
+            }
+        }
+        behind.into_iter().collect()
     }
 
     fn add_input(&mut self, input: usize, from_input: &[(usize, usize)], onward: &[(usize, usize)]) {
@@ -61,7 +95,12 @@ impl Plan {
             for &after in &next {
                 joins[(after - first) as usize] += 1;
             }
-            self.routes.push(Route { process, local, next });
+            self.routes.push(Route { process, local, next, behind: Vec::new(), before: 0 });
+        }
+        for (local, &before) in joins.iter().enumerate() {
+            let behind = self.behind(first, local);
+            let route = &mut self.routes[first as usize + local];
+            (route.behind, route.before) = (behind, before);
         }
         let entry =
             (first..).zip(&joins).filter(|(_, before)| **before == 0).map(|(route, _)| route).collect();
@@ -69,7 +108,8 @@ impl Plan {
         if joins.iter().all(|&before| before <= 1) {
             joins.clear();
         }
-        self.inputs.push(InputPlan { entry, processes, joins });
+        let routes = first..first + processes;
+        self.inputs.push(InputPlan { entry, processes, joins, routes });
     }
 }
 
@@ -81,10 +121,16 @@ mod tests {
     fn a_process_with_several_before_it_waits_for_all() {
         // 0 and 1 behind input 0, both before 2; 2 before 3; input 1 reaches 2 directly.
         let plan = Plan::new(2, &[(0, 0), (0, 1), (1, 2)], &[(0, 2), (1, 2), (2, 3)]);
-        assert_eq!(plan.inputs[0], InputPlan { entry: vec![0, 1], processes: 4, joins: vec![0, 0, 2, 1] });
-        assert_eq!(plan.inputs[1], InputPlan { entry: vec![4], processes: 2, joins: vec![] });
-        assert_eq!(plan.routes[0], Route { process: 0, local: 0, next: vec![2] });
-        assert_eq!(plan.routes[4], Route { process: 2, local: 0, next: vec![5] });
+        let of = |entry, processes, joins, routes| InputPlan { entry, processes, joins, routes };
+        assert_eq!(plan.inputs[0], of(vec![0, 1], 4, vec![0, 0, 2, 1], 0..4));
+        assert_eq!(plan.inputs[1], of(vec![4], 2, vec![], 4..6));
+        let route = |process, local, next, behind, before| Route { process, local, next, behind, before };
+        assert_eq!(plan.routes[0], route(0, 0, vec![2], vec![2, 3], 0));
+        assert_eq!(plan.routes[2], route(2, 2, vec![3], vec![3], 2));
+        assert_eq!(plan.routes[4], route(2, 0, vec![5], vec![1], 0));
+        assert_eq!((plan.route(0, 2), plan.route(1, 2), plan.route(1, 0)), (Some(2), Some(4), None));
+        let ahead: Vec<usize> = plan.ahead(0, 3).map(|route| route.process).collect();
+        assert_eq!(ahead, [0, 1, 2]);
     }
 
     #[test]

@@ -214,7 +214,7 @@ pub(crate) async fn survey(
     client: &Client,
     options: &Options,
 ) -> Result<Vec<(Table, Vec<Drift>)>, PostgresError> {
-    let tables = tables(client, &options.names, None).await?;
+    let tables = tables(client, options, None).await?;
     let compare = |table| {
         let drifts = drifts(options, &table);
         (table, drifts)
@@ -266,7 +266,8 @@ impl Options {
 }
 
 /// The tables that triggers could be on, or the one with that oid.
-async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<Table>, PostgresError> {
+async fn tables(client: &Client, options: &Options, oid: Option<u32>) -> Result<Vec<Table>, PostgresError> {
+    let names = &options.names;
     // `char`, text and the like print the same in every session; what is not listed may not (`bytea_output`,
     // `TimeZone`, `extra_float_digits`, …), and then the function pins those settings, at some cost.
     let sql = format!(
@@ -285,6 +286,16 @@ async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<
                        WHERE g.tgrelid = c.oid AND g.tgfoid = p.oid),
                 ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
                        WHERE g.tgrelid = c.oid AND g.tgname = ANY ($2::text[])),
+                CASE WHEN $4 THEN ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+                     ELSE '{{}}' END,
+                CASE WHEN $4 THEN ARRAY(WITH RECURSIVE up(oid) AS (
+                           SELECT c.oid UNION
+                           SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+                       SELECT pg_catalog.unnest(ARRAY[an.nspname::text, a.relname::text]) FROM up
+                         JOIN pg_catalog.pg_class a ON a.oid = up.oid
+                         JOIN pg_catalog.pg_namespace an ON an.oid = a.relnamespace ORDER BY a.oid)
+                     ELSE '{{}}' END,
                 CASE WHEN c.relhassubclass THEN (
                     WITH RECURSIVE parts (oid) AS (
                         SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid
@@ -309,9 +320,16 @@ async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<
     );
     let schema = quote_identifier(&names.schema);
     let triggers: Vec<String> = CAPTURED.iter().map(|&operation| names.trigger(operation)).collect();
-    let rows =
-        bounded("comparing tables and triggers", client.query(&sql, &[&schema, &triggers, &oid])).await?;
+    let rows = bounded(
+        "comparing tables and triggers",
+        client.query(&sql, &[&schema, &triggers, &oid, &options.images.any()]),
+    )
+    .await?;
     Ok(rows.iter().map(table).collect())
+}
+
+fn pairs(flat: &[String]) -> Vec<(String, String)> {
+    flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
 fn table(row: &Row) -> Table {
@@ -321,13 +339,18 @@ fn table(row: &Row) -> Table {
         name: row.get(2),
         root_schema: row.get(3),
         root_name: row.get(4),
-        source: Source { key: row.get(5), setting_dependent: row.get(6) },
+        source: Source {
+            key: row.get(5),
+            setting_dependent: row.get(6),
+            columns: row.get(12),
+            ancestors: pairs(&row.get::<_, Vec<String>>(13)),
+        },
         function: row.get(7),
         function_settings: row.get(8),
         triggers: row.get(9),
         own_triggers: row.get(10),
         all_triggers: row.get(11),
-        foreign_part: row.get(12),
+        foreign_part: row.get(14),
     }
 }
 
@@ -430,7 +453,7 @@ async fn try_once(client: &Client, begin: &str, change: &Change<'_>) -> Result<(
     bounded("installing on a table", client.batch_execute(begin)).await?;
     let statements = match change {
         Change::Cover(options, oid) => {
-            let now = tables(client, &options.names, Some(*oid)).await?;
+            let now = tables(client, options, Some(*oid)).await?;
             now.iter().flat_map(|table| plan(options, table)).collect()
         }
         Change::NewTables(options) => new_tables::plan(client, options).await?,

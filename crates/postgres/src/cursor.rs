@@ -38,6 +38,8 @@ pub(crate) struct Sealed {
     pub(crate) position: Position,
     /// The timeline the row was written on, when the server was promoted since.
     pub(crate) promoted_from: Option<i64>,
+    /// How many holders in a row ended while the same changes may have been in the processes' hands.
+    pub(crate) crashes: u32,
 }
 
 impl CursorStatements {
@@ -92,7 +94,8 @@ impl Cursor {
             }
         };
         let cursor = Self { save, token: row.get("token"), version: row.get("version"), schema };
-        Ok(Sealed { position: position(&row)?, cursor, promoted_from })
+        let crashes = row.get::<_, i32>("crashes").unsigned_abs();
+        Ok(Sealed { position: position(&row)?, cursor, promoted_from, crashes })
     }
 
     /// Writes the row in one synchronous commit. After `Ok` nothing that a crash of the server could undo is visible to
@@ -219,6 +222,7 @@ fn seal_sql(schema: &str) -> String {
             lock_store = $4::text::uuid,
             timeline = $2,
             version = version + 1,
+            crashes = CASE WHEN $3 OR claimed IS NULL THEN 0 ELSE crashes + 1 END,
             attempt = CASE WHEN $3 THEN attempt + 2 WHEN claimed IS NULL THEN 0 ELSE attempt + 1 END,
             claimed = CASE WHEN $3 THEN pg_catalog.pg_current_snapshot() ELSE claimed END,
             claimed_seq = CASE WHEN $3 THEN (SELECT last_value FROM {schema}.change_sets_seq) ELSE claimed_seq END
@@ -227,7 +231,7 @@ fn seal_sql(schema: &str) -> String {
            AND (timeline = $2 OR $3)
            AND (lock_store IS NULL OR lock_store = $4::text::uuid)
            AND ($5 OR token < token_base + $1)
-         RETURNING prev::text, target::text, done, claimed::text, claimed_seq, attempt, version, token,
+         RETURNING prev::text, target::text, done, claimed::text, claimed_seq, attempt, crashes, version, token,
                    pg_catalog.set_config('synchronous_commit', 'off', true)"
     )
 }
@@ -241,6 +245,7 @@ fn save_sql(schema: &str) -> String {
             claimed = $4::text::pg_catalog.pg_snapshot,
             claimed_seq = $5,
             attempt = $6,
+            crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,
             version = version + 1
          WHERE partition = 0 AND token = $7 AND version = $8
          RETURNING CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"

@@ -116,8 +116,10 @@ async fn examine_session(
     if !layout(client, options, findings).await? {
         return Ok(());
     }
+    findings.extend(storage::missed(client, options).await?);
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);
+    findings.extend(storage::parked(client, options).await?);
     findings.extend(storage::change_sets(client, options, thresholds).await?);
     Ok(())
 }

@@ -225,6 +225,41 @@ pub enum PostgresError {
         /// Their size.
         mebibytes: i64,
     },
+    /// Statements passed whose changes could not be recorded, as `on_capture_error = "skip"` asks. These changes are lost.
+    #[error(
+        "the changes of about {statements} statement(s) could not be recorded in schema {schema} and are lost \
+         (on_capture_error is \"skip\"); the server's log says of which tables and why; `dapper doctor` says what to do"
+    )]
+    Missed {
+        /// The input's schema.
+        schema: String,
+        /// How many statements since the count was last reset.
+        statements: i64,
+    },
+    /// Programs died while a process had an event, as often as it may: it is a dead letter.
+    #[error(
+        "an event of {location} {id:?} is a dead letter: programs died while process {process:?} had it; `dapper dead-letters` \
+         shows it and lets you retry or discard it"
+    )]
+    Killer {
+        /// The process's id.
+        process: String,
+        /// The event's location.
+        location: String,
+        /// The event's key.
+        id: String,
+    },
+    /// Changes that should be replayed may be gone.
+    #[error(
+        "changes since {since} are asked for, and those up to {emptied_until} are no longer kept (retention); replay since \
+         then, or later"
+    )]
+    NotRetained {
+        /// From when on they are asked for, RFC 3339.
+        since: String,
+        /// Up to when they may be gone, RFC 3339.
+        emptied_until: String,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
@@ -265,6 +300,7 @@ impl PostgresError {
             | Self::MissingRights { .. }
             | Self::NotInstalled { .. }
             | Self::NewerLayout { .. }
+            | Self::NotRetained { .. }
             | Self::Running { .. }
             | Self::OtherLockStore { .. }
             | Self::ForeignCluster { .. } => ErrorKind::Permanent,

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use dapper_core::{CancellationToken, Delivery, EventSink, Receipt, Validity};
+use dapper_core::{CancellationToken, Delivery, Entry, EventSink, Receipt, Stored, Terms, Validity};
 use dapper_lock::{Lease, LeaseValidity, StoreId};
 use tokio_postgres::{Client, Statement};
 
@@ -13,6 +14,7 @@ use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
+use crate::parking::{May, Out, Parked, ParkingStatements};
 use crate::progress::{Chunk, Progress};
 use crate::reader::{Batch, Limits, Reader};
 use crate::rotation::Rotation;
@@ -29,8 +31,14 @@ const MAX_OUTSTANDING_EVENTS: usize = 20_000;
 /// Events that no process has handled, beyond which no further batch is read. More would keep no process busier, and after
 /// a crash all of them come again.
 const MAX_UNSETTLED_EVENTS: usize = 2_000;
+/// Bytes of change sets with such events, beyond which no further batch is read: with row images one event may be large.
+/// A batch that is read while there is room may go beyond by its own limit and one change set, which is at most about 1 MiB,
+/// or one row's images of at most 64 MiB each.
+const MAX_UNSETTLED_BYTES: usize = 32 * 1024 * 1024;
 /// How often a reader without room looks whether a batch behind the oldest one has made some.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
+/// When so many programs have died while they had the same events, each of these is tried alone.
+const ISOLATE_AFTER: u32 = 2;
 /// Foreign notifications are reported at most this often.
 const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -40,10 +48,16 @@ pub(crate) struct Holder<'a> {
     options: &'a Options,
     sink: &'a EventSink,
     lease: LeaseValidity,
+    validity: Arc<dyn Validity>,
     cursor: Cursor,
     reader: Reader,
     progress: Progress,
     outstanding: VecDeque<Outstanding>,
+    parked: Parked,
+    /// Holders that ended, one after the other, while what is in doubt was in their hands.
+    crashes: u32,
+    /// Events in doubt that were handed out to be tried alone.
+    isolated: usize,
     wake_up: WakeUp,
     set_wake_up: Statement,
     /// The slot that writers write to, as last seen.
@@ -57,8 +71,17 @@ pub(crate) struct Holder<'a> {
 struct Outstanding {
     receipt: Receipt,
     events: usize,
+    /// Of the payloads it was made of.
+    bytes: usize,
     /// For each change set its position and how many events of the batch it and those before it make up.
     ends: Vec<(i64, usize)>,
+}
+
+impl Outstanding {
+    /// What its events that are not handled yet can take, in bytes: all of it may be in a single one.
+    fn unsettled_bytes(&self) -> usize {
+        if self.receipt.unsettled() > 0 { self.bytes } else { 0 }
+    }
 }
 
 #[derive(Default)]
@@ -80,6 +103,7 @@ impl Validity for LeaseGuard {
 pub(crate) struct Prepared {
     cursor: CursorStatements,
     reader: Reader,
+    parking: ParkingStatements,
     set_wake_up: Statement,
 }
 
@@ -98,6 +122,7 @@ impl Prepared {
         Ok(Self {
             cursor: CursorStatements::prepare(client, schema).await?,
             reader,
+            parking: ParkingStatements::prepare(client, schema).await?,
             set_wake_up: bounded("preparing", client.prepare(&set_wake_up)).await?,
         })
     }
@@ -112,6 +137,7 @@ impl<'a> Holder<'a> {
         sink: &'a EventSink,
         lease: &Lease,
         store: StoreId,
+        told: Arc<AtomicBool>,
     ) -> Result<Self, PostgresError> {
         let client = session.client();
         let notify = match options.wake_up {
@@ -130,18 +156,24 @@ impl<'a> Holder<'a> {
         // Sent at once, and run one after the other.
         let (sealed, listening) =
             tokio::join!(Cursor::seal(client, prepared.cursor, &session.server, grant), listen);
-        let Sealed { cursor, position, promoted_from } = sealed?;
+        let Sealed { cursor, position, promoted_from, crashes } = sealed?;
         listening?;
         if let Some(from) = promoted_from {
             let promoted = PostgresError::Promoted { from, to: session.server.timeline };
             tracing::warn!(input = options.names.id, "{promoted}");
             sink.report(promoted.into_input_error(&options.name));
         }
+        let mut parked = Parked::new(prepared.parking, told);
+        parked.take_over(client, &cursor).await?;
         Ok(Self {
             client,
             options,
             sink,
             lease: lease.validity(),
+            validity: Arc::new(LeaseGuard(lease.validity())),
+            parked,
+            crashes,
+            isolated: 0,
             reader: prepared.reader,
             progress: Progress::resume(position),
             outstanding: VecDeque::new(),
@@ -168,6 +200,8 @@ impl<'a> Holder<'a> {
     ) -> Result<(), PostgresError> {
         while !stop.is_cancelled() {
             self.settle()?;
+            let may = self.may();
+            self.serve_parked(may).await?;
             self.report_foreign(&mut notifications.foreign);
             let warning = self
                 .rotation
@@ -192,10 +226,12 @@ impl<'a> Holder<'a> {
                 Action::Wait(limit) => limit,
             };
             let room = self.has_room();
+            let may = self.may();
             let front = self.outstanding.front_mut().map(|front| &mut front.receipt);
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = async { match front { Some(receipt) => receipt.await, None => std::future::pending().await } } => {}
+                () = self.parked.ready(may) => {}
                 () = notifications.wake.notified(), if room => {}
                 () = tokio::time::sleep(limit) => {}
             }
@@ -205,7 +241,7 @@ impl<'a> Holder<'a> {
 
     /// After a stop: waits until everything handed out is settled, then records how far it came.
     pub(crate) async fn finish(&mut self) -> Result<(), PostgresError> {
-        self.wait_until_settled().await;
+        self.store_and_settle().await?;
         while let Some(front) = self.outstanding.pop_front() {
             if front.receipt.is_handled() {
                 self.progress.complete();
@@ -231,8 +267,45 @@ impl<'a> Holder<'a> {
         if flagged? { Ok(()) } else { Err(self.cursor.fenced(self.client).await) }
     }
 
+    /// Waits until everything handed out is settled, and writes down what comes in to be parked meanwhile.
+    async fn store_and_settle(&mut self) -> Result<(), PostgresError> {
+        self.parked.stop();
+        loop {
+            self.serve_parked(May::Nothing).await?;
+            let unsettled = self.outstanding.iter_mut().find(|batch| !batch.receipt.is_settled());
+            match unsettled {
+                None if !self.parked.is_busy() => break,
+                None => self.parked.ready(May::Nothing).await,
+                Some(batch) => tokio::select! {
+                    () = &mut batch.receipt => {}
+                    () = self.parked.ready(May::Nothing) => {}
+                },
+            }
+        }
+        self.parked.unclaim(self.client, &self.cursor).await
+    }
+
+    async fn serve_parked(&mut self, may: May) -> Result<(), PostgresError> {
+        let out = Out { sink: self.sink, validity: &self.validity };
+        let killers = self.parked.serve(self.client, &self.cursor, &out, may).await?;
+        for killer in killers {
+            self.sink.report(killer.into_error().into_input_error(&self.options.name));
+        }
+        Ok(())
+    }
+
+    /// What was parked is left alone until all that may be a repeat is in hand again: of one key, that comes first.
+    fn may(&self) -> May {
+        if self.progress.inherited().is_some() {
+            return May::Nothing;
+        }
+        May::Claim { idle: self.outstanding.is_empty() }
+    }
+
     /// Waits until everything handed out is handled or abandoned. The caller bounds it.
     pub(crate) async fn wait_until_settled(&mut self) {
+        self.parked.close();
+        self.parked.wait_until_settled().await;
         for outstanding in &mut self.outstanding {
             (&mut outstanding.receipt).await;
         }
@@ -240,9 +313,12 @@ impl<'a> Holder<'a> {
 
     fn has_room(&self) -> bool {
         let batches = &self.outstanding;
-        batches.len() < MAX_OUTSTANDING_BATCHES
+        let is_held_up = self.parked.has_suspects() && self.progress.inherited().is_none();
+        !is_held_up
+            && batches.len() < MAX_OUTSTANDING_BATCHES
             && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
             && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < MAX_UNSETTLED_EVENTS
+            && batches.iter().map(Outstanding::unsettled_bytes).sum::<usize>() < MAX_UNSETTLED_BYTES
     }
 
     /// Takes in what was handled, in order.
@@ -284,14 +360,29 @@ impl<'a> Holder<'a> {
     async fn hand_out(&mut self, batch: &Batch, attempt: u32) -> Result<(), PostgresError> {
         let mut events = Vec::new();
         let mut ends = Vec::with_capacity(batch.change_sets.len());
+        let mut is_repeat = false;
         for change_set in &batch.change_sets {
             let attempt = if change_set.claimed_before { attempt } else { 1 };
+            is_repeat |= change_set.claimed_before;
             self.stamp.events(change_set, attempt, &mut events)?;
             ends.push((change_set.seq, events.len()));
         }
         let count = events.len();
-        let guard = Arc::new(LeaseGuard(self.lease.clone()));
-        let (delivery, receipt) = Delivery::with_validity(events, guard);
+        let bytes = batch.change_sets.iter().map(|change_set| change_set.payload.len()).sum();
+        // No more than so many were in a predecessor's hands, whatever the row says of a promoted server.
+        let isolate = is_repeat && self.crashes >= ISOLATE_AFTER && self.isolated < MAX_OUTSTANDING_EVENTS;
+        self.isolated += if isolate { count } else { 0 };
+        let terms = Terms {
+            validity: Some(Arc::clone(&self.validity)),
+            parking: Some(self.parked.of_change_sets(&ends)),
+            entry: if isolate { Entry::Isolated } else { Entry::Start },
+            stored: if is_repeat {
+                self.parked.stored(self.client, &events).await?
+            } else {
+                Stored::default()
+            },
+        };
+        let (delivery, receipt) = Delivery::with_terms(events, terms);
         if !self.lease.is_valid() {
             return Err(PostgresError::LeaseLost {
                 resource: self.options.names.schema.clone(),
@@ -299,7 +390,7 @@ impl<'a> Holder<'a> {
             });
         }
         self.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
-        self.outstanding.push_back(Outstanding { receipt, events: count, ends });
+        self.outstanding.push_back(Outstanding { receipt, events: count, bytes, ends });
         Ok(())
     }
 

@@ -101,7 +101,8 @@ impl PostgresInput {
         let lost =
             |reason: String| PostgresError::LeaseLost { resource: self.options.names.schema.clone(), reason };
         let mut notifications = session.take_notifications();
-        let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store).await?;
+        let told = Arc::clone(&notifications.parked);
+        let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store, told).await?;
         let outcome = tokio::select! {
             biased;
             reason = lease.lost() => Err(lost(format!("{reason:?}"))),

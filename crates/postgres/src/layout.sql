@@ -6,7 +6,8 @@ CREATE SCHEMA IF NOT EXISTS {schema};
 
 -- Where the reader is. One row for each partition of the keys; there is one partition. Every writer of this row says
 -- WHERE token = its own: the fence. `lock_store` is whose tokens these are, and `token_base` what is added to them: the
--- tokens of an accepted new store go on where those of the old one ended.
+-- tokens of an accepted new store go on where those of the old one ended. `crashes` counts the holders that ended, one after the
+-- other, while the same changes were in their hands. Changes captured up to `emptied_until` may be gone.
 CREATE TABLE IF NOT EXISTS {schema}.cursors (
     partition         integer     PRIMARY KEY,
     token             bigint      NOT NULL,
@@ -18,6 +19,8 @@ CREATE TABLE IF NOT EXISTS {schema}.cursors (
     claimed           pg_snapshot,
     claimed_seq       bigint      NOT NULL,
     attempt           integer     NOT NULL,
+    crashes           integer     NOT NULL DEFAULT 0,
+    emptied_until     timestamptz NOT NULL DEFAULT '-infinity',
     version           bigint      NOT NULL,
     system_identifier bigint      NOT NULL,
     timeline          bigint      NOT NULL
@@ -27,6 +30,8 @@ CREATE TABLE IF NOT EXISTS {schema}.cursors (
 ALTER TABLE {schema}.cursors DROP COLUMN IF EXISTS rotated_at;
 ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS lock_store uuid;
 ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS token_base bigint NOT NULL DEFAULT 0;
+ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS crashes integer NOT NULL DEFAULT 0;
+ALTER TABLE {schema}.cursors ADD COLUMN IF NOT EXISTS emptied_until timestamptz NOT NULL DEFAULT '-infinity';
 
 INSERT INTO {schema}.cursors
     (partition, token, prev, done, claimed_seq, attempt, version, system_identifier, timeline)
@@ -69,6 +74,60 @@ CREATE INDEX IF NOT EXISTS change_sets_0_seq_idx ON {schema}.change_sets_0 (seq)
 CREATE INDEX IF NOT EXISTS change_sets_1_seq_idx ON {schema}.change_sets_1 (seq);
 CREATE INDEX IF NOT EXISTS change_sets_2_seq_idx ON {schema}.change_sets_2 (seq);
 CREATE INDEX IF NOT EXISTS change_sets_3_seq_idx ON {schema}.change_sets_3 (seq);
+
+-- How many statements passed whose changes could not be recorded (on_capture_error = "skip"). A sequence, because drawing
+-- from it stays done when the application rolls back, and needs none of our tables. After a crash it may be up to 32 ahead.
+CREATE SEQUENCE IF NOT EXISTS {schema}.missed CACHE 1;
+
+-- Events that a process can't handle now, one row for each event and process; what is behind them of the same key has rows,
+-- too. A lane is a key at a process, as a number; its rows are in order by seq and position, and the first is its head, the
+-- only one that is tried. `attempt` and `tries` are counted before each try, and `claimed` is the token of who tries.
+-- `suspicion` is 1 for what a program may have died of: it is tried with its like and nothing else; and 2 for what is tried alone.
+-- Whoever writes here or to dead_letters locks the cursor row first, and holders say WHERE token = their own.
+CREATE TABLE IF NOT EXISTS {schema}.parked (
+    number       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id     text        NOT NULL,
+    process      text        NOT NULL,
+    lane         bigint      NOT NULL,
+    seq          bigint      NOT NULL,
+    position     integer     NOT NULL,
+    location     text        NOT NULL,
+    id           text        NOT NULL,
+    event        text        NOT NULL,
+    attempt      integer     NOT NULL,
+    tries        integer     NOT NULL,
+    crashes_left integer     NOT NULL,
+    suspicion    smallint    NOT NULL,
+    head         boolean     NOT NULL DEFAULT false,
+    ready_at     timestamptz NOT NULL,
+    parked_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    claimed      bigint,
+    error        text
+);
+CREATE UNIQUE INDEX IF NOT EXISTS parked_event_idx ON {schema}.parked (event_id, process);
+CREATE INDEX IF NOT EXISTS parked_lane_idx ON {schema}.parked (lane, seq, position);
+CREATE INDEX IF NOT EXISTS parked_head_idx ON {schema}.parked (lane) WHERE head;
+CREATE INDEX IF NOT EXISTS parked_ready_idx ON {schema}.parked (ready_at) WHERE head AND claimed IS NULL AND suspicion = 0;
+CREATE INDEX IF NOT EXISTS parked_claimed_idx ON {schema}.parked (number) WHERE claimed IS NOT NULL;
+CREATE INDEX IF NOT EXISTS parked_suspects_idx ON {schema}.parked (suspicion, number) WHERE suspicion > 0;
+
+-- Events that a process was given for the last time.
+CREATE TABLE IF NOT EXISTS {schema}.dead_letters (
+    number       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    event_id     text        NOT NULL,
+    process      text        NOT NULL,
+    lane         bigint      NOT NULL,
+    seq          bigint      NOT NULL,
+    position     integer     NOT NULL,
+    location     text        NOT NULL,
+    id           text        NOT NULL,
+    event        text        NOT NULL,
+    attempt      integer     NOT NULL,
+    tries        integer     NOT NULL,
+    died_at      timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    error        text
+);
+CREATE UNIQUE INDEX IF NOT EXISTS dead_letters_event_idx ON {schema}.dead_letters (event_id, process);
 
 -- One while the change sets have reached max_size. A sequence, because its value is seen at once and stays when the
 -- application rolls back, as it must.

@@ -32,10 +32,12 @@ mod capture;
 mod connection;
 mod coverage;
 mod cursor;
+mod dead_letters;
 mod doctor;
 mod error;
 mod events;
 mod holder;
+mod images;
 mod input;
 mod installation;
 mod layout;
@@ -43,9 +45,11 @@ mod maintenance;
 mod names;
 mod new_tables;
 mod options;
+mod parking;
 mod patterns;
 mod progress;
 mod reader;
+mod replay;
 mod rotation;
 mod session;
 mod snapshot;
@@ -55,6 +59,9 @@ mod wake_up;
 mod tests;
 
 pub use connection::ConnectionString;
+pub use dead_letters::{
+    DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
+};
 pub use doctor::{Finding, Severity, diagnose};
 pub use error::PostgresError;
 pub use input::PostgresInput;
@@ -66,6 +73,7 @@ pub use maintenance::{
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::OPTION_KEYS;
+pub use replay::{Replay, Replayed, replay};
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

@@ -105,7 +105,7 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
          UPDATE {schema}.change_sets SET xid = pg_catalog.pg_current_xact_id();
          UPDATE {schema}.cursors SET prev = '1:1:', target = NULL, done = 0,
                 claimed = pg_catalog.concat(n.xid, ':', n.xid, ':')::pg_catalog.pg_snapshot,
-                claimed_seq = (SELECT last_value FROM {schema}.change_sets_seq), attempt = 1,
+                claimed_seq = (SELECT last_value FROM {schema}.change_sets_seq), attempt = 1, crashes = 0,
                 version = version + 1, system_identifier = {}, timeline = {}
            FROM (SELECT pg_catalog.pg_current_xact_id()::text::int8 + 1 AS xid) n
           WHERE partition = 0;

@@ -88,10 +88,12 @@ fn body(options: &Options) -> String {
     let values = [
         ("{schema_literal}", quote_literal(&schema)),
         ("{schema_text}", schema.replace('\'', "''").replace('%', "%%")),
-        ("{settings}", template.settings_sql().replace('\'', "''")),
         ("{root_matches}", options.tables.sql("made.root_schema", "made.root_name")),
         ("{own_matches}", options.tables.sql("made.schema", "made.name")),
         ("{body}", quote_literal(template.body())),
+        ("{settings}", template.settings_sql().replace('\'', "''")),
+        ("{excluded_marker}", quote_literal(capture::EXCLUDED_MARKER)),
+        ("{excluded_columns}", options.exclude_columns.sql()),
         ("{schema_marker}", quote_literal(&format!("\"schema\":{},", json(MARKERS.0)))),
         ("{name_marker}", quote_literal(&json(MARKERS.1))),
         ("{triggers}", triggers.join("\n")),

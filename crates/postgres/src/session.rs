@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -12,6 +13,9 @@ use crate::connection::ConnectionString;
 
 /// Texts of foreign notifications kept until the reader looks at them; more are counted by their absence.
 const FOREIGN_NOTIFICATIONS: usize = 64;
+
+/// What a notification says that comes from somebody who has parked something for the holder to find.
+pub(crate) const PARKED: &str = "parked";
 
 /// No statement of ours may take longer on the server, in milliseconds.
 const STATEMENT_TIMEOUT_MS: u32 = 60_000;
@@ -43,6 +47,15 @@ pub(crate) struct Notifications {
     pub(crate) wake: Arc<Notify>,
     /// The texts of notifications that have one; ours have none.
     pub(crate) foreign: mpsc::Receiver<String>,
+    /// Set when somebody says that he has parked something.
+    pub(crate) parked: Arc<AtomicBool>,
+}
+
+impl Notifications {
+    fn none() -> (Self, mpsc::Sender<String>) {
+        let (sender, foreign) = mpsc::channel(FOREIGN_NOTIFICATIONS);
+        (Self { wake: Arc::default(), foreign, parked: Arc::default() }, sender)
+    }
 }
 
 impl Session {
@@ -64,13 +77,13 @@ impl Session {
         config.application_name(application_name);
         let (client, driver) = config.connect(NoTls).await.map_err(|source| refusal(connection, source))?;
         let (closed_sender, closed) = watch::channel(false);
-        let wake = Arc::new(Notify::new());
-        let (foreign_sender, foreign) = mpsc::channel(FOREIGN_NOTIFICATIONS);
-        tokio::spawn(drive(driver, Arc::clone(&wake), foreign_sender, closed_sender));
+        let (notifications, foreign) = Notifications::none();
+        let (wake, parked) = (Arc::clone(&notifications.wake), Arc::clone(&notifications.parked));
+        tokio::spawn(drive(driver, (wake, parked), foreign, closed_sender));
 
         client.batch_execute(&set_up()).await.map_err(PostgresError::statement("setting up the session"))?;
         let server = check(&client, connection).await?;
-        Ok(Self { client, server, notifications: Some(Notifications { wake, foreign }), closed })
+        Ok(Self { client, server, notifications: Some(notifications), closed })
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -79,9 +92,7 @@ impl Session {
 
     /// What arrives on the channel this session listens to; only the first call gets it.
     pub(crate) fn take_notifications(&mut self) -> Notifications {
-        self.notifications
-            .take()
-            .unwrap_or_else(|| Notifications { wake: Arc::new(Notify::new()), foreign: mpsc::channel(1).1 })
+        self.notifications.take().unwrap_or_else(|| Notifications::none().0)
     }
 
     /// Resolves when the connection has ended. Cancel-safe.
@@ -95,13 +106,15 @@ impl Session {
 /// Polls the connection until it ends. It must never wait for anything else: every query hangs meanwhile.
 async fn drive(
     mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    wake: Arc<Notify>,
+    (wake, parked): (Arc<Notify>, Arc<AtomicBool>),
     foreign: mpsc::Sender<String>,
     closed: watch::Sender<bool>,
 ) {
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         if let AsyncMessage::Notification(notification) = message {
-            if !notification.payload().is_empty() {
+            if notification.payload() == PARKED {
+                parked.store(true, Ordering::Release);
+            } else if !notification.payload().is_empty() {
                 let _ = foreign.try_send(notification.payload().to_owned());
             }
             wake.notify_one();

@@ -5,20 +5,9 @@ CREATE OR REPLACE FUNCTION {schema}.capture_statement(relation oid, operation te
 LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
 DECLARE
     columns text[] := {schema}.key_columns(relation);
-    values text;
-    key text;
+    key text := {schema}.key_expression(columns);
     source text;
 BEGIN
-    SELECT pg_catalog.string_agg(
-               pg_catalog.format('COALESCE(pg_catalog.to_json(r.%I)::pg_catalog.text, ''null'')', c.name),
-               ', '','', ' ORDER BY c.position)
-      INTO values
-      FROM pg_catalog.unnest(columns) WITH ORDINALITY c(name, position);
-    key := CASE pg_catalog.cardinality(columns)
-        WHEN 0 THEN '''null''::pg_catalog.text'
-        WHEN 1 THEN values
-        ELSE 'pg_catalog.concat(''['', ' || values || ', '']'')'
-    END;
     IF operation = 'UPDATE' AND pg_catalog.cardinality(columns) > 0 THEN
         -- ALL, because a column called id may name several rows alike, and each has its event.
         source := pg_catalog.format($sql$
@@ -35,7 +24,7 @@ BEGIN
             operation, key, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);
     END IF;
     RETURN pg_catalog.format($sql$
-        INSERT INTO {schema}.change_sets_%1$s (changes, payload)
+        INSERT INTO {schema}.change_sets_%1$s (changes, payload) {note}
         SELECT pg_catalog.count(*),
                pg_catalog.concat(%2$L, n.operation, %3$L, pg_catalog.string_agg(n.k, ','), ']}')
           FROM (SELECT c.phase, c.operation, c.k,

@@ -2,13 +2,18 @@
 
 mod ancestor;
 mod capture;
+mod capture_errors;
 mod cursor_rules;
 mod full;
 mod handle;
+mod images;
 mod install;
+mod keys;
 mod lock_stores;
 mod matrix;
+mod parking;
 mod permissions;
 mod schema_changes;
+mod server_faults;
 pub(crate) mod support;
 mod zombie;

@@ -80,6 +80,14 @@ pub enum WebhookError {
         /// What the client says.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The endpoint refused, and asked for a pause by `Retry-After`.
+    #[error("{said}")]
+    Later {
+        /// Method and URL without secrets, status and the answer's beginning.
+        said: String,
+        /// The pause.
+        pause: Duration,
+    },
     /// The endpoint could not be reached, or broke off.
     #[error("{endpoint} could not be reached")]
     Unreachable {
@@ -99,9 +107,11 @@ impl WebhookError {
             Self::UnsupportedMethod { .. } => Some(crate::METHOD),
             Self::MalformedTimeout { .. } | Self::TimeoutOutOfRange { .. } => Some(crate::TIMEOUT),
             Self::UnknownKey { key, .. } => Some(key),
-            Self::Client { .. } | Self::Header { .. } | Self::Timeout { .. } | Self::Unreachable { .. } => {
-                None
-            }
+            Self::Client { .. }
+            | Self::Header { .. }
+            | Self::Timeout { .. }
+            | Self::Later { .. }
+            | Self::Unreachable { .. } => None,
         }
     }
 

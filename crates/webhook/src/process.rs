@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dapper_core::{Event, Process, ProcessConfig, ProcessError, ProcessStatus, Registry};
-use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use reqwest::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, RequestBuilder, Response, Url, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -23,6 +25,9 @@ const MAX_ANSWER_BYTES: usize = 8 * 1024;
 
 /// How much of a refusing answer is logged.
 const MAX_LOGGED_CHARS: usize = 200;
+
+/// No longer pause is taken from an answer; the process's `max_backoff` may shorten it further.
+const MAX_PAUSE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many idle connections are kept.
 const MAX_IDLE_CONNECTIONS: usize = 16;
@@ -103,12 +108,17 @@ impl WebhookProcess {
         if status.is_success() {
             return Ok(ProcessStatus::success(&self.name));
         }
+        let pause = response.headers().get(RETRY_AFTER).and_then(|value| pause(value.to_str().ok()?, now()));
         let answer = self.endpoint.redact(&start_of_body(response).await);
         let answer: String =
             answer.chars().take(MAX_LOGGED_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
         let separator = if answer.is_empty() { "" } else { ": " };
         let shown = self.endpoint.shown();
-        Ok(ProcessStatus::fail(&self.name, format!("{shown} answered {status}{separator}{answer}")))
+        let said = format!("{shown} answered {status}{separator}{answer}");
+        match pause {
+            None => Ok(ProcessStatus::fail(&self.name, said)),
+            Some(pause) => Err(WebhookError::Later { said, pause }),
+        }
     }
 
     fn transport_error(&self, error: reqwest::Error) -> WebhookError {
@@ -130,9 +140,13 @@ impl Process for WebhookProcess {
     }
 
     async fn run(&self, event: &Event) -> Result<ProcessStatus, ProcessError> {
-        self.call(event)
-            .await
-            .map_err(|error| ProcessError::Failed { process: self.name.clone(), source: error.into() })
+        let process = || self.name.clone();
+        self.call(event).await.map_err(|error| match error {
+            WebhookError::Later { pause, .. } => {
+                ProcessError::RetryAfter { process: process(), after: pause, source: error.into() }
+            }
+            error => ProcessError::Failed { process: process(), source: error.into() },
+        })
     }
 }
 
@@ -164,6 +178,25 @@ fn tls_config(url: &Url) -> Result<ClientConfig, WebhookError> {
     Ok(builder.with_no_client_auth())
 }
 
+/// What `Retry-After` asks for: seconds, or a date of HTTP; nothing when it is neither, or the date has passed.
+fn pause(value: &str, now: Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    let seconds = match value.parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) if value.bytes().all(|byte| byte.is_ascii_digit()) && !value.is_empty() => u64::MAX,
+        Err(_) => {
+            let date = rfc2822::parse(value).ok()?.timestamp();
+            u64::try_from(date.as_second().saturating_sub(now.as_second())).ok()?
+        }
+    };
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(MAX_PAUSE))
+}
+
+/// The endpoint's dates are wall-clock times, so this one has to be, too.
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
 /// The body's first bytes as text; whatever came before it broke off or time was up.
 async fn start_of_body(mut response: Response) -> String {
     let mut start = Vec::new();
@@ -172,4 +205,24 @@ async fn start_of_body(mut response: Response) -> String {
         start.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER_BYTES - start.len())]);
     }
     String::from_utf8_lossy(&start).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_seconds_or_a_date_to_come_within_bounds() {
+        let now: Timestamp = "2026-01-05T10:00:00Z".parse().unwrap();
+        let seconds = |value: &str| pause(value, now).map(|pause| pause.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds(" 7 "), Some(7));
+        assert_eq!(seconds("Mon, 05 Jan 2026 10:01:30 GMT"), Some(90));
+        assert_eq!(seconds("Mon, 05 Jan 2026 09:59:00 GMT"), None);
+        assert_eq!(seconds("99999999999999999999999"), Some(MAX_PAUSE.as_secs()));
+        assert_eq!(seconds("Tue, 05 Jan 2027 10:00:00 GMT"), Some(MAX_PAUSE.as_secs()));
+        for nonsense in ["", "0", "-1", "soon", "1.5", "Mon, 99 Jan 2026 10:01:30 GMT"] {
+            assert_eq!(seconds(nonsense), None, "{nonsense:?}");
+        }
+    }
 }

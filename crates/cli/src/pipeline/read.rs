@@ -195,8 +195,11 @@ fn read_process(source: &Source<'_>, mut section: Section<'_>) -> Result<Process
     }
     let mut policy = RetryPolicy::default();
     if let Some(retry) = section.table("retry", "[processes.retry]")? {
-        retry.allow(&["max_attempts", "max_backoff"])?;
-        policy.max_attempts = retry.count("max_attempts")?;
+        retry.allow(&["max_attempts", "min_backoff", "max_backoff", "quick_attempts", "max_crashes"])?;
+        policy.max_attempts = retry.count("max_attempts")?.or(policy.max_attempts);
+        policy.quick_attempts = retry.count("quick_attempts")?.unwrap_or(policy.quick_attempts);
+        policy.max_crashes = retry.count("max_crashes")?.unwrap_or(policy.max_crashes);
+        policy.min_backoff = retry.duration("min_backoff")?.unwrap_or(policy.min_backoff);
         policy.max_backoff = retry.duration("max_backoff")?.unwrap_or(policy.max_backoff);
     }
     Ok(ProcessSection { config, policy, name_line, lines })

@@ -4,6 +4,7 @@
 mod check;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod failing;
 mod failover;
 mod install;
 mod lock_faults;
@@ -11,6 +12,7 @@ mod moving;
 mod refusals;
 mod running;
 mod servers;
+mod sql;
 mod support;
 mod takeover;
 mod uninstall;

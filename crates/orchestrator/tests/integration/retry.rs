@@ -134,9 +134,10 @@ async fn panics_and_errors_are_failures_and_the_workers_live_on() {
 async fn a_policy_bounds_the_delays() {
     let (input, mut feed) = fed("in");
     let policy = RetryPolicy {
-        initial_backoff: Duration::from_secs(1),
+        min_backoff: Duration::from_secs(1),
         max_backoff: Duration::from_secs(8),
         max_attempts: Some(2),
+        ..RetryPolicy::default()
     };
     let begun = Instant::now();
     let slow_start = process("p", move |_| async move {

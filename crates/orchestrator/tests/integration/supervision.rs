@@ -165,7 +165,7 @@ async fn events_of_a_run_that_ended_are_abandoned_and_free_their_key_at_once() {
         }
     });
     let policy =
-        dapper_orchestrator::RetryPolicy { initial_backoff: Duration::from_secs(300), ..Default::default() };
+        dapper_orchestrator::RetryPolicy { min_backoff: Duration::from_secs(300), ..Default::default() };
     let orchestrator = Orchestrator::builder()
         .add_input(failing)
         .add_process_with(first_fails, policy)

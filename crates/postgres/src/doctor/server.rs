@@ -130,7 +130,7 @@ SELECT pg_catalog.format('%s on %s.%s', r.privilege, $1::text, r.name)
   FROM (VALUES ('change_sets', 'SELECT'), ('change_sets_0', 'TRUNCATE'), ('change_sets_1', 'TRUNCATE'),
                ('change_sets_2', 'TRUNCATE'), ('change_sets_3', 'TRUNCATE'), ('cursors', 'SELECT'),
                ('cursors', 'INSERT'), ('cursors', 'UPDATE'), ('cursors', 'TRUNCATE'), ('change_sets_seq', 'SELECT'),
-               ('wake_up', 'SELECT'), ('wake_up', 'UPDATE')) r (name, privilege)
+               ('wake_up', 'SELECT'), ('wake_up', 'UPDATE'), ('missed', 'SELECT')) r (name, privilege)
   JOIN pg_catalog.pg_namespace n ON n.nspname = $1
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = r.name
  WHERE NOT pg_catalog.has_table_privilege(c.oid, r.privilege)

@@ -6,7 +6,7 @@ use super::{Finding, Thresholds, duration, size};
 use crate::PostgresError;
 use crate::input::application_name;
 use crate::names::quote_identifier;
-use crate::options::Options;
+use crate::options::{OnCaptureError, Options};
 use crate::session::{Session, bounded};
 
 /// Unread change sets that are counted; more are "more than".
@@ -114,6 +114,61 @@ pub(super) async fn cursor(session: &Session, options: &Options) -> Result<Vec<F
         Finding::ok("replicas", format!("{connections} connection(s)"))
     });
     Ok(findings)
+}
+
+/// Statements that passed unrecorded.
+pub(super) async fn missed(client: &Client, options: &Options) -> Result<Vec<Finding>, PostgresError> {
+    let schema = quote_identifier(&options.names.schema);
+    let sql = format!("SELECT CASE WHEN m.is_called THEN m.last_value ELSE 0 END FROM {schema}.missed m");
+    let missed: i64 = bounded("counting what was missed", client.query_one(&sql, &[])).await?.get(0);
+    if missed == 0 {
+        return Ok(match options.on_capture_error {
+            OnCaptureError::Fail => Vec::new(),
+            OnCaptureError::Skip => vec![Finding::ok("missed", "no statement passed unrecorded")],
+        });
+    }
+    Ok(vec![Finding::problem(
+        "missed",
+        format!("the changes of about {missed} statement(s) could not be recorded and are lost"),
+        format!(
+            "see the server's log for the tables and the errors, put right what they name, do for these tables what was \
+             missed, then run ALTER SEQUENCE {schema}.missed RESTART"
+        ),
+    )])
+}
+
+/// What is parked, and what is dead.
+pub(super) async fn parked(client: &Client, options: &Options) -> Result<Vec<Finding>, PostgresError> {
+    let schema = quote_identifier(&options.names.schema);
+    let sql = format!(
+        "SELECT (SELECT pg_catalog.count(*) FROM {schema}.parked),
+                (SELECT pg_catalog.count(*) FROM {schema}.parked p WHERE p.head),
+                (SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.min(p.parked_at))::float8
+                   FROM {schema}.parked p WHERE p.head),
+                (SELECT pg_catalog.count(*) FROM {schema}.dead_letters)"
+    );
+    let row = bounded("counting parked events", client.query_one(&sql, &[])).await?;
+    let (parked, keys, dead): (i64, i64, i64) = (row.get(0), row.get(1), row.get(3));
+    let oldest: Option<f64> = row.get(2);
+    let parked = match oldest {
+        None => Finding::ok("parked", "no event is"),
+        Some(seconds) => Finding::ok(
+            "parked",
+            format!(
+                "{parked} event(s) of {keys} key(s) that a process failed on, the oldest for {seconds:.0} s"
+            ),
+        ),
+    };
+    let dead = if dead == 0 {
+        Finding::ok("dead letters", "there are none")
+    } else {
+        Finding::problem(
+            "dead letters",
+            format!("{dead}: events that a process failed on for the last time"),
+            "see `dapper dead-letters list`, then retry or discard them",
+        )
+    };
+    Ok(vec![parked, dead])
 }
 
 /// Size and age of what is stored.

@@ -185,6 +185,23 @@ async fn prepared_transactions_work_and_are_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn transactions_can_be_prepared_before_the_first_replica_has_started() {
+    let settings = vec![("max_prepared_transactions".to_owned(), "5".to_owned())];
+    let start = move || Server::start(&ServerOptions { settings, ..Default::default() }).unwrap();
+    let server = tokio::task::spawn_blocking(start).await.unwrap();
+    let database = Database::create_on(&server).await.unwrap();
+    let client = database.connect().await.unwrap();
+    client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
+    crate::install(&config("i", database.url())).await.unwrap();
+    client.batch_execute("BEGIN; INSERT INTO orders VALUES (1); PREPARE TRANSACTION 'one'").await.unwrap();
+    client.batch_execute("COMMIT PREPARED 'one'").await.unwrap();
+    let store = Arc::new(MemoryStore::new());
+    let mut replica = Replica::start(config("i", database.url()), locks(&store)).await;
+    assert_eq!(replica.handle_all(1).await[0].id, "1");
+    replica.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_a_crash_could_undo_is_delivered() {
     let settings = [("wal_writer_delay", "10s"), ("synchronous_commit", "off")];
     let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dapper_core::{CancellationToken, EventSink, InputConfig};
+use dapper_core::{CancellationToken, Entry, EventSink, Fate, InputConfig, Parcel, Settle};
 use dapper_lock::{LeaseConfig, LockManager};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
 use dapper_testkit::{Database, Server, ServerOptions, connect};
@@ -182,13 +182,35 @@ impl Shop {
         self.next += 1;
         let id = self.next.to_string();
         self.app.batch_execute(&format!("INSERT INTO orders VALUES ({id})")).await.unwrap();
-        let mut seen = false;
-        while !seen {
-            let delivery = tokio::time::timeout(WAIT, deliveries.recv()).await.map_err(|_| "nothing came")?;
-            let Some(delivery) = delivery else { break };
+        // It is parked at first, and then a dead letter.
+        let (buried, mut is_buried) = mpsc::channel(1);
+        while is_buried.try_recv().is_err() {
+            let next = tokio::time::timeout(WAIT, async {
+                tokio::select! {
+                    delivery = deliveries.recv() => delivery,
+                    Some(()) = is_buried.recv() => None,
+                }
+            });
+            let Some(delivery) = next.await.map_err(|_| "nothing came")? else { break };
+            let (is_parked, buried) = (*delivery.entry() != Entry::Start, buried.clone());
             for (event, acknowledgement) in delivery.into_events() {
-                seen |= event.id == id;
-                acknowledgement.handled();
+                if event.id != id {
+                    acknowledgement.handled();
+                    continue;
+                }
+                let (tries, error) = (1, "503".to_owned());
+                let fate = match is_parked {
+                    false => Fate::Retry { tries, after: Duration::ZERO, error },
+                    true => Fate::Dead { tries, error },
+                };
+                let (process, index, max_crashes) = ("p".to_owned(), acknowledgement.index(), 1);
+                let parking = Arc::clone(acknowledgement.parking().expect("the input has a place for it"));
+                let buried = buried.clone();
+                let settle = Settle::new(move || {
+                    acknowledgement.handled();
+                    let _ = is_parked.then(|| buried.try_send(()));
+                });
+                parking.store(Parcel { process, event, index, max_crashes, fate, settle });
             }
         }
         stop.cancel();

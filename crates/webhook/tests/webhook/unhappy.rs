@@ -52,6 +52,18 @@ async fn a_refusal_fails_with_status_and_answer() {
 }
 
 #[tokio::test]
+async fn a_pause_that_the_endpoint_asks_for_is_passed_on() {
+    let server =
+        Server::start(|_| (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "120")], "busy").into_response())
+            .await;
+    let url = format!("http://{}/hook", server.address);
+    let error = process(&[("url", &url)]).run(&event()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(120)));
+    let said = crate::server::whole_chain(&error);
+    assert!(said.contains(&format!("POST {url} answered 429 Too Many Requests: busy")), "{said}");
+}
+
+#[tokio::test]
 async fn a_refusal_without_words() {
     let server = Server::start(|_| StatusCode::CONFLICT.into_response()).await;
     let url = format!("http://{}/", server.address);

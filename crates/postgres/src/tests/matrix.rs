@@ -9,6 +9,7 @@ mod bytes;
 mod documented;
 mod foreign;
 mod generated;
+mod made_up;
 mod shapes;
 mod stage;
 mod statements;

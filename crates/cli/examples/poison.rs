@@ -11,15 +11,15 @@ use dapper_orchestrator_cli::App;
 
 struct Poison {
     name: String,
-    id: String,
+    key: String,
     abort_from: u32,
 }
 
 impl Poison {
-    fn new(config: &ProcessConfig) -> Result<Arc<dyn Process>, ProcessError> {
+    fn make(config: &ProcessConfig) -> Result<Arc<dyn Process>, ProcessError> {
         let value = |key: &str| config.execution_context.get(key).cloned().unwrap_or_default();
         let abort_from = value("abort_from").parse().unwrap_or(1);
-        Ok(Arc::new(Self { name: config.name.clone(), id: value("id"), abort_from }))
+        Ok(Arc::new(Self { name: config.name.clone(), key: value("id"), abort_from }))
     }
 }
 
@@ -30,7 +30,7 @@ impl Process for Poison {
     }
 
     async fn run(&self, event: &Event) -> Result<ProcessStatus, ProcessError> {
-        if event.id == self.id && event.operation == dapper_core::Operation::Create {
+        if event.id == self.key && event.operation == dapper_core::Operation::Create {
             if event.attempt >= Some(self.abort_from) {
                 std::process::abort();
             }
@@ -45,5 +45,5 @@ impl Process for Poison {
 }
 
 fn main() -> ExitCode {
-    App::new().process("poison", |config| Poison::new(&config)).main()
+    App::new().process("poison", |config| Poison::make(&config)).main()
 }

@@ -46,7 +46,8 @@ pub enum OrchestratorError {
         /// What it said.
         source: InputError,
     },
-    /// A process did not handle an event. It is tried again; the later events of its key wait meanwhile.
+    /// A process did not handle an event. It is tried again, unless this was its last attempt; the later events of its
+    /// key wait meanwhile.
     #[error("process {process:?} failed on {location:?} {id:?}, attempt {attempt}{}", logged(logs))]
     ProcessFailed {
         /// The process's id.
@@ -59,7 +60,8 @@ pub enum OrchestratorError {
         event_id: Option<String>,
         /// The attempt that failed, as the process was told.
         attempt: u32,
-        /// Whether more attempts than the policy's `max_attempts` have failed.
+        /// Whether the policy's `max_attempts` is reached: the event is a dead letter, or where its input can't store it is
+        /// tried on seldom.
         exhausted: bool,
         /// What the process had to say.
         logs: Vec<String>,

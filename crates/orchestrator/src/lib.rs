@@ -13,7 +13,9 @@
 //!
 //! # Failure
 //! A run that fails, or panics, is repeated after a growing delay with a higher
-//! [`attempt`](dapper_core::Event::attempt), for ever; until it succeeds the later events of its key wait behind
+//! [`attempt`](dapper_core::Event::attempt). Where the input has a [`Parking`](dapper_core::Parking), the event and those of
+//! its key behind it go there after a few quick attempts, and it is a dead letter after the last one: see
+//! [`RetryPolicy`]. Elsewhere it is tried for ever, in memory; until it succeeds the later events of its key wait behind
 //! it and all other keys go on. It is assumed that inputs keep their receipts: events of a
 //! [`handle`](dapper_core::Input::handle) that has ended are abandoned, because nobody counts them any more.
 //!

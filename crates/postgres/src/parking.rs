@@ -79,11 +79,13 @@ pub(crate) struct Parked {
     sent: mpsc::UnboundedReceiver<Sent>,
     /// Taken from `sent` and not yet written.
     queue: Vec<Sent>,
-    /// The rows that are being tried.
-    resumed: HashMap<i64, Resumed>,
-    receipts: FuturesUnordered<BoxFuture<'static, (i64, bool)>>,
+    /// The tries that are in hand. They go by numbers of their own: a row that was put back may be claimed again before
+    /// the receipt of its last try says that this is over.
+    resumed: HashMap<u64, Resumed>,
+    tries: u64,
+    receipts: FuturesUnordered<BoxFuture<'static, (u64, bool)>>,
     /// Settled and not yet written.
-    settled: Vec<(i64, bool)>,
+    settled: Vec<(u64, bool)>,
     next_due: Option<Instant>,
     /// How suspicious the most suspicious row is that waits; nothing when none is.
     suspicion: Option<i32>,
@@ -96,6 +98,7 @@ pub(crate) struct Parked {
 
 /// A row that is being tried.
 struct Resumed {
+    number: i64,
     lane: i64,
     /// The program may die of it.
     suspect: bool,
@@ -273,6 +276,7 @@ impl Parked {
             sent,
             queue: Vec::new(),
             resumed: HashMap::new(),
+            tries: 0,
             receipts: FuturesUnordered::new(),
             settled: Vec::new(),
             next_due: None,
@@ -445,14 +449,14 @@ impl Parked {
         }
         self.queue = queue.collect();
         // A row's parcels are written before its receipt says that all of them are.
-        for (number, handled) in std::mem::take(&mut self.settled) {
-            let Some(resumed) = self.resumed.remove(&number) else { continue };
+        for (of_try, handled) in std::mem::take(&mut self.settled) {
+            let Some(resumed) = self.resumed.remove(&of_try) else { continue };
             if !handled {
-                self.given_up.as_mut().ok_or(PostgresError::Abandoned)?.push(number);
+                self.given_up.as_mut().ok_or(PostgresError::Abandoned)?.push(resumed.number);
                 continue;
             }
             if !resumed.is_over {
-                work.finish(number, resumed.lane);
+                work.finish(resumed.number, resumed.lane);
             }
             resumed.joins.into_iter().for_each(|sent| work.add(sent));
         }
@@ -460,7 +464,7 @@ impl Parked {
     }
 
     fn sort_in(&mut self, mut sent: Sent, work: &mut Work) {
-        let resumed = sent.source.from.and_then(|number| self.resumed.get_mut(&number));
+        let resumed = sent.source.from.and_then(|of_try| self.resumed.get_mut(&of_try));
         match (&sent.parcel.fate, resumed) {
             (Fate::Joined { .. }, Some(resumed)) => {
                 // Made with the end of the row, which stays until then: nothing is lost in between.
@@ -528,8 +532,10 @@ impl Parked {
     async fn hand_out(&mut self, rows: &[Row], token: i64, out: &Out<'_>) -> Result<(), PostgresError> {
         for row in rows {
             let (number, process, lane): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
+            self.tries += 1;
+            let of_try = self.tries;
             let source =
-                Source { seq: row.get(3), position: row.get(4), row: Some(number), from: Some(number) };
+                Source { seq: row.get(3), position: row.get(4), row: Some(number), from: Some(of_try) };
             let text: &str = row.get(5);
             let (attempt, tries): (i32, i32) = (row.get(6), row.get(7));
             let suspect: bool = row.get(8);
@@ -545,8 +551,8 @@ impl Parked {
                 stored: Stored::default(),
             };
             let (delivery, receipt) = Delivery::with_terms(vec![event], terms);
-            self.resumed.insert(number, Resumed { lane, suspect, is_over: false, joins: Vec::new() });
-            self.receipts.push(settled(number, receipt).boxed());
+            self.resumed.insert(of_try, Resumed { number, lane, suspect, is_over: false, joins: Vec::new() });
+            self.receipts.push(settled(of_try, receipt).boxed());
             out.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
         }
         Ok(())
@@ -626,9 +632,9 @@ async fn load(client: &Client, statements: &ParkingStatements, handle: &Handle) 
     Ok(())
 }
 
-async fn settled(number: i64, mut receipt: Receipt) -> (i64, bool) {
+async fn settled(of_try: u64, mut receipt: Receipt) -> (u64, bool) {
     (&mut receipt).await;
-    (number, receipt.is_handled())
+    (of_try, receipt.is_handled())
 }
 
 fn park_parameters<'p>(rows: &'p Rows, unless: &'p Vec<String>) -> Vec<Parameter<'p>> {

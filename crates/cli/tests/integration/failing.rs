@@ -206,8 +206,7 @@ async fn a_webhook_that_refuses_one_key_does_not_hold_up_the_others_whoever_is_k
     for round in 0..4 {
         client
             .batch_execute(&format!(
-                "INSERT INTO orders SELECT generate_series({0} * 1500 + 1, {0} * 1500 + 1500)",
-                round
+                "INSERT INTO orders SELECT generate_series({round} * 1500 + 1, {round} * 1500 + 1500)"
             ))
             .await
             .unwrap();

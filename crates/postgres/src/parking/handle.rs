@@ -48,8 +48,8 @@ pub(crate) struct Source {
     pub(crate) position: i32,
     /// Its row, if it is at the process where that is parked.
     pub(crate) row: Option<i64>,
-    /// The row that it was resumed from, if it was.
-    pub(crate) from: Option<i64>,
+    /// The try that it was resumed for, if it was.
+    pub(crate) from: Option<u64>,
 }
 
 /// The [`Parking`] of one delivery.

@@ -26,6 +26,7 @@ pub(crate) struct Rows {
 }
 
 /// What is counted of a row.
+#[derive(Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) attempt: i32,
     pub(crate) tries: i32,

@@ -305,34 +305,7 @@ async fn whoever_comes_next_keeps_the_order_of_what_is_parked_and_parks_nothing_
     stage.fail(|_, _| false);
     wait_until(&shop.client, "SELECT count(*) = 0 FROM dapper_i.parked").await;
     running.stop().await;
-    for id in 1..=6 {
-        let handled = stage.handled.lock().unwrap().clone();
-        let of: Vec<&Event> =
-            handled.iter().map(|(_, event)| event).filter(|event| event.id == id.to_string()).collect();
-        let mut seen: Vec<&str> = Vec::new();
-        for event in of {
-            let event_id = event.event_id.as_deref().unwrap();
-            if seen.contains(&event_id) {
-                assert!(event.attempt > Some(1), "{id}: {event_id} came again unmarked");
-            } else {
-                seen.push(event_id);
-            }
-        }
-        assert_eq!(seen.len(), 120, "{id}");
-        let times: Vec<_> = seen
-            .iter()
-            .map(|event_id| {
-                handled
-                    .iter()
-                    .find(|(_, event)| event.event_id.as_deref() == Some(event_id))
-                    .unwrap()
-                    .1
-                    .captured_at
-                    .clone()
-            })
-            .collect();
-        assert!(times.is_sorted(), "{id} is out of order");
-    }
+    nothing_is_lost_repeated_unmarked_or_out_of_order(&stage, &["p"], 6, 120);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -359,6 +332,76 @@ async fn a_clean_stop_parks_what_fails_and_nothing_is_repeated() {
     assert_eq!((stage.of("p", "2"), stage.of("p", "3")), (vec![1], vec![1]));
     let first = stage.of("p", "1");
     assert!(first.len() == 2 && first[0] > 1 && first[1] == 1, "{first:?}");
+}
+
+/// Of each process and key: nothing is lost, every repeat is marked, and the first time of each event is in order.
+fn nothing_is_lost_repeated_unmarked_or_out_of_order(
+    stage: &Stage,
+    processes: &[&str],
+    ids: i64,
+    each: usize,
+) {
+    let handled = stage.handled.lock().unwrap().clone();
+    for (process, id) in
+        processes.iter().flat_map(|process| (1..=ids).map(move |id| (process, id.to_string())))
+    {
+        let of = handled.iter().filter(|(by, event)| by == process && event.id == id).map(|(_, event)| event);
+        let (mut seen, mut times) = (std::collections::HashSet::new(), Vec::new());
+        for event in of {
+            if seen.insert(event.event_id.clone()) {
+                times.push(event.captured_at.clone());
+            } else {
+                assert!(event.attempt > Some(1), "{process} {id}: an unmarked repeat: {event:?}");
+            }
+        }
+        assert_eq!(seen.len(), each, "{process} {id}: lost");
+        assert!(times.is_sorted(), "{process} {id}: out of order: {times:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fails_and_whoever_dies_each_process_gets_each_key_whole_and_in_order() {
+    let shop = Shop::new().await;
+    let stage = Stage::new();
+    // Two in five calls.
+    stage.fail(|_, _| fastrand::u8(0..5) < 2);
+    let links = [("i", "a"), ("a", "b"), ("i", "c")];
+    // The deaths are nobody's fault.
+    let policy = RetryPolicy { max_crashes: 1_000, ..quick() };
+    for round in 0..8 {
+        let running = shop.run(&stage, &links, policy).await;
+        for v in 0..10 {
+            for id in 1..=5 {
+                shop.write(id, round * 10 + v).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..300))).await;
+        running.abort().await;
+    }
+    let running = shop.run(&stage, &links, policy).await;
+    let all = 3 * 5 * 80;
+    let whole = |stage: &Stage| {
+        let handled = stage.handled.lock().unwrap();
+        handled
+            .iter()
+            .map(|(by, event)| (by, &event.event_id))
+            .collect::<std::collections::HashSet<_>>()
+            .len()
+            == all
+    };
+    let deadline = tokio::time::Instant::now() + 2 * WAIT;
+    while !whole(&stage) {
+        if tokio::time::Instant::now() > deadline {
+            let sql = "SELECT (SELECT count(*) FROM dapper_i.dead_letters)::text, (SELECT claimed::text FROM dapper_i.cursors),
+                              (SELECT string_agg(left(p::text, 200), E'\n') FROM (SELECT * FROM dapper_i.parked LIMIT 20) p)";
+            let row = shop.client.query_one(sql, &[]).await.unwrap();
+            let text = |column| row.get::<_, Option<&str>>(column).unwrap_or("none").to_owned();
+            panic!("lost: {} dead, claimed {}, parked {}", text(0), text(1), text(2));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    running.stop().await;
+    nothing_is_lost_repeated_unmarked_or_out_of_order(&stage, &["a", "b", "c"], 5, 80);
 }
 
 struct Always;

@@ -6,21 +6,23 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
+    ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
-    ("dapper-lock", &[]),
+    ("dapper-lock", &["dapper-failpoints"]),
     ("dapper-lock-conformance", &["dapper-lock"]),
-    ("dapper-lock-postgres", &["dapper-lock"]),
+    ("dapper-lock-postgres", &["dapper-lock", "dapper-failpoints"]),
     ("dapper-lock-etcd", &["dapper-lock"]),
     ("dapper-lock-simulation", &["dapper-lock"]),
-    ("dapper-orchestrator", &["dapper-core"]),
-    ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock"]),
+    ("dapper-orchestrator", &["dapper-core", "dapper-failpoints"]),
+    ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock", "dapper-failpoints"]),
     ("dapper-webhook", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
         &[
             "dapper-core",
+            "dapper-failpoints",
             "dapper-payload",
             "dapper-lock",
             "dapper-lock-postgres",
@@ -30,7 +32,7 @@ const ALLOWED: [(&str, &[&str]); 13] = [
             "dapper-webhook",
         ],
     ),
-    ("dapper-testkit", &["dapper-core"]),
+    ("dapper-testkit", &["dapper-core", "dapper-failpoints"]),
     ("xtask", &[]),
 ];
 

@@ -55,6 +55,9 @@
 //! # }).unwrap();
 //! ```
 
+#[macro_use]
+mod failpoint;
+
 mod builder;
 mod diagram;
 mod dispatch;

@@ -263,6 +263,7 @@ impl<'a> Holder<'a> {
         let next = self.progress.next_read();
         let batch =
             self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
         self.progress.claim(Chunk {
@@ -276,8 +277,16 @@ impl<'a> Holder<'a> {
             return Ok(self.wake_up.found_nothing(batch.snapshot.xmin, awake_flag));
         }
         // The claim: fences, counts the attempt, and flushes everything that was read.
-        self.save().await?;
+        reach!(BeforeClaim);
+        if !is_broken!(ClaimBeforeDeliver) {
+            self.save().await?;
+        }
+        reach!(AfterClaim);
         self.hand_out(&batch, inherited.map_or(1, |(_, attempt)| attempt)).await?;
+        reach!(AfterHandOut);
+        if is_broken!(ClaimBeforeDeliver) {
+            self.save().await?;
+        }
         Ok(self.wake_up.found())
     }
 
@@ -305,7 +314,9 @@ impl<'a> Holder<'a> {
 
     async fn save(&mut self) -> Result<(), PostgresError> {
         if self.progress.is_dirty() {
+            reach!(BeforeAdvance);
             self.cursor.save(self.client, &self.progress.position()).await?;
+            reach!(AfterAdvance);
             self.progress.saved();
         }
         Ok(())

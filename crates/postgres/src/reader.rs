@@ -123,7 +123,8 @@ impl Reader {
         let mut batch = self.batch(&rows)?;
         if is_broken!(NoXid) {
             // What a process that shared the reading transaction would do.
-            bounded(doing, client.batch_execute("INSERT INTO public.followups DEFAULT VALUES; COMMIT")).await?;
+            bounded(doing, client.batch_execute("INSERT INTO public.followups DEFAULT VALUES; COMMIT"))
+                .await?;
         }
         if is_broken!(SameStatementSnapshot) {
             let later = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]);

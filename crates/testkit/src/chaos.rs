@@ -42,6 +42,10 @@ const HOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 const AT_ONCE: usize = 3;
 /// The wait for outstanding events ends when none has come for so long.
 const DRAIN_LIMIT: Duration = Duration::from_secs(45);
+/// The same where something is to be missing.
+const DRAIN_LIMIT_BROKEN: Duration = Duration::from_secs(8);
+/// The wait ends in any case.
+const DRAIN_LIMIT_ALL: Duration = Duration::from_secs(600);
 /// Time for events that should not come at all.
 const AFTERMATH: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(1);
@@ -306,7 +310,9 @@ async fn drain(stage: &Stage, ledger: &Ledger, started: Instant) -> Result<(Verd
             eprintln!("{seconds:5} s  no more faults; {lost} events still to come");
         }
         let quiet = stage.link.quiet_for().min(begun.elapsed());
-        if (verdict.lost == 0 && quiet > AFTERMATH) || quiet > DRAIN_LIMIT {
+        let limit = if stage.options.broken.is_some() { DRAIN_LIMIT_BROKEN } else { DRAIN_LIMIT };
+        let done = verdict.lost == 0 && quiet > AFTERMATH;
+        if done || quiet > limit || begun.elapsed() > DRAIN_LIMIT_ALL {
             break;
         }
         sleep(TICK).await;

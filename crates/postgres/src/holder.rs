@@ -13,7 +13,7 @@ use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
-use crate::progress::{Chunk, Progress};
+use crate::progress::{Chunk, Position, Progress};
 use crate::reader::{Batch, Limits, Reader};
 use crate::rotation::Rotation;
 use crate::session::{Session, bounded};
@@ -278,15 +278,10 @@ impl<'a> Holder<'a> {
         }
         // The claim: fences, counts the attempt, and flushes everything that was read.
         reach!(BeforeClaim);
-        if !is_broken!(ClaimBeforeDeliver) {
-            self.save().await?;
-        }
+        self.save().await?;
         reach!(AfterClaim);
         self.hand_out(&batch, inherited.map_or(1, |(_, attempt)| attempt)).await?;
         reach!(AfterHandOut);
-        if is_broken!(ClaimBeforeDeliver) {
-            self.save().await?;
-        }
         Ok(self.wake_up.found())
     }
 
@@ -315,7 +310,11 @@ impl<'a> Holder<'a> {
     async fn save(&mut self) -> Result<(), PostgresError> {
         if self.progress.is_dirty() {
             reach!(BeforeAdvance);
-            self.cursor.save(self.client, &self.progress.position()).await?;
+            let mut position = self.progress.position();
+            if is_broken!(ClaimBeforeDeliver) {
+                position = Position { claimed: None, attempt: 0, ..position };
+            }
+            self.cursor.save(self.client, &position).await?;
             reach!(AfterAdvance);
             self.progress.saved();
         }

@@ -101,7 +101,13 @@ impl Reader {
         let Limits { rows, bytes } = self.limits;
         let doing = "reading change sets";
         if is_broken!(NoXid) {
-            bounded(doing, client.batch_execute("BEGIN; SELECT pg_catalog.pg_current_xact_id()")).await?;
+            bounded(
+                doing,
+                client.batch_execute(
+                    "BEGIN; SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_sleep(0.02)",
+                ),
+            )
+            .await?;
         }
         let rows = match next {
             NextRead::Fresh { since } => {
@@ -124,7 +130,7 @@ impl Reader {
         if is_broken!(NoXid) {
             // What a process that shared the reading transaction would do, now and then.
             let written =
-                if fastrand::u8(..20) == 0 { "INSERT INTO public.followups DEFAULT VALUES;" } else { "" };
+                if fastrand::u8(..4) == 0 { "INSERT INTO public.followups DEFAULT VALUES;" } else { "" };
             bounded(doing, client.batch_execute(&format!("{written} COMMIT"))).await?;
         }
         if is_broken!(SameStatementSnapshot) {

@@ -120,6 +120,12 @@ impl Table {
 }
 
 impl Block {
+    /// Statements that make its next so many changes.
+    pub(super) fn sql(&self, times: usize) -> Vec<String> {
+        let operations = CYCLE.iter().cycle().skip(self.changes.len() % CYCLE.len()).take(times);
+        operations.map(|operation| self.table.sql(*operation, self.first, self.count)).collect()
+    }
+
     /// What its next change is.
     pub(super) fn next(&self) -> Operation {
         CYCLE[self.changes.len() % CYCLE.len()]

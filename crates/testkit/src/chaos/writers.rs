@@ -54,6 +54,8 @@ const LIVE_BLOCKS: usize = 24;
 const BACKLOG: u64 = 20_000;
 /// A backlog that has not moved for so long is what a promotion took away.
 const FORGIVE_AFTER: Duration = Duration::from_secs(20);
+/// Changes of one block in one transaction.
+const MOST_AT_ONCE: usize = 3;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// What was missed while the server was away is made up for as far as this.
 const CATCH_UP: Duration = Duration::from_secs(20);
@@ -81,9 +83,10 @@ pub(super) struct Writer {
     next_block: u64,
 }
 
-/// One change that a transaction is to make.
+/// What a transaction is to do to some rows.
 struct Step {
-    sql: String,
+    /// One statement for each change.
+    sql: Vec<String>,
     rows: u64,
     change: Change,
 }
@@ -102,6 +105,12 @@ enum End {
     RolledBack,
     /// It may have committed, and the session is not to be used any more.
     Unknown,
+}
+
+impl Step {
+    fn changes(&self) -> u64 {
+        self.rows * self.sql.len() as u64
+    }
 }
 
 impl Writer {
@@ -128,7 +137,7 @@ impl Writer {
         let mut forgiven = (0, Instant::now());
         while !self.pace.is_over() {
             let steps = self.plan();
-            let changes: u64 = steps.iter().map(|step| step.rows).sum();
+            let changes: u64 = steps.iter().map(Step::changes).sum();
             if !self.pace.wait_for_turn(changes, &mut forgiven).await {
                 return;
             }
@@ -143,17 +152,17 @@ impl Writer {
         let mut used = Vec::new();
         for _ in 0..self.random.u32(1..=3) {
             let old = self.random.usize(0..=self.live.len().max(4));
+            // Changes of one key right after one another are what its order is about.
+            let times = if self.random.u32(0..5) == 0 { self.random.usize(2..=MOST_AT_ONCE) } else { 1 };
             let step = match self.live.get(old).copied().filter(|index| !used.contains(index)) {
                 Some(index) => {
                     used.push(index);
                     let block = &self.ledger.blocks[index];
-                    let sql = block.table.sql(block.next(), block.first, block.count);
-                    Step { sql, rows: block.count.into(), change: Change::Old(index) }
+                    Step { sql: block.sql(times), rows: block.count.into(), change: Change::Old(index) }
                 }
                 None => {
                     let block = self.new_block();
-                    let sql = block.table.sql(block.next(), block.first, block.count);
-                    Step { sql, rows: block.count.into(), change: Change::New(block) }
+                    Step { sql: block.sql(times), rows: block.count.into(), change: Change::New(block) }
                 }
             };
             steps.push(step);
@@ -161,7 +170,7 @@ impl Writer {
         // The contended row last and only one: it is held briefly, and two writers cannot block each other.
         if self.random.u32(0..6) == 0 {
             let id = self.random.u64(1..=COUNTERS);
-            let sql = format!("UPDATE counters SET n = n + 1 WHERE id = {id}");
+            let sql = vec![format!("UPDATE counters SET n = n + 1 WHERE id = {id}")];
             steps.push(Step { sql, rows: 1, change: Change::Contended(id) });
         }
         steps
@@ -196,12 +205,12 @@ impl Writer {
         self.ledger.transactions.push(Transaction { id, timeline, acknowledged });
         let mut changes = 0;
         for step in steps {
-            changes += step.rows;
+            changes += step.changes();
             match step.change {
-                Change::Old(block) => self.record(block, index),
+                Change::Old(block) => self.record(block, index, step.sql.len()),
                 Change::New(block) => {
                     self.ledger.blocks.push(block);
-                    self.record(self.ledger.blocks.len() - 1, index);
+                    self.record(self.ledger.blocks.len() - 1, index, step.sql.len());
                 }
                 Change::Contended(id) => {
                     self.ledger.contended.entry((Table::COUNTERS, id)).or_default().push(index);
@@ -214,11 +223,11 @@ impl Writer {
         acknowledged && !client.is_closed()
     }
 
-    fn record(&mut self, index: usize, transaction: u32) {
+    fn record(&mut self, index: usize, transaction: u32, times: usize) {
         let block = &mut self.ledger.blocks[index];
-        block.changes.push(transaction);
+        block.changes.extend(std::iter::repeat_n(transaction, times));
         self.live.retain(|other| *other != index);
-        if block.changes.len() < MAX_CHANGES {
+        if block.changes.len() + MOST_AT_ONCE <= MAX_CHANGES {
             self.live.push(index);
         }
         if self.live.len() > LIVE_BLOCKS {
@@ -232,8 +241,8 @@ impl Writer {
         if asynchronous {
             sql.push_str("SET LOCAL synchronous_commit = off; ");
         }
-        for step in steps {
-            sql.push_str(&step.sql);
+        for statement in steps.iter().flat_map(|step| &step.sql) {
+            sql.push_str(statement);
             sql.push_str("; ");
         }
         sql.push_str(&format!("INSERT INTO audit.transactions VALUES ({id})"));
@@ -262,8 +271,9 @@ impl Writer {
         });
         let counts: Vec<u64> = counts.collect();
         // The last is of the log of transactions.
-        let own = counts.len().checked_sub(steps.len() + 1).map(|from| &counts[from..counts.len() - 1]);
-        let wanted: Vec<u64> = steps.iter().map(|step| step.rows).collect();
+        let wanted: Vec<u64> =
+            steps.iter().flat_map(|step| std::iter::repeat_n(step.rows, step.sql.len())).collect();
+        let own = counts.len().checked_sub(wanted.len() + 1).map(|from| &counts[from..counts.len() - 1]);
         if own != Some(&wanted[..]) {
             let finding = format!("statements changed {counts:?} rows, not {wanted:?}");
             self.ledger.failed_statements.push(finding);
@@ -305,7 +315,7 @@ impl Writer {
             }
         };
         let sql = sql.replace("(id)", &format!("({key})")).replace("WHERE id", &format!("WHERE {key}"));
-        let step = Step { sql, rows: rows.into(), change };
+        let step = Step { sql: vec![sql], rows: rows.into(), change };
         let blocks = self.ledger.blocks.len();
         let going = self.transaction_plain(client, timeline, step).await;
         going.then(|| block.unwrap_or(blocks))

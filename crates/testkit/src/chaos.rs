@@ -49,6 +49,11 @@ const DRAIN_LIMIT_ALL: Duration = Duration::from_secs(600);
 /// Time for events that should not come at all.
 const AFTERMATH: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(1);
+/// How long most faults wait for new events since the last one: what disturbs nothing shows nothing, and a machine that is
+/// too slow for the schedule must not come to a standstill.
+const FLOW_LIMIT: Duration = Duration::from_secs(20);
+/// New events that count as a flow.
+const FLOW: u64 = 20;
 /// How often the application does what a process of its own would.
 const FOLLOW_UP_EVERY: Duration = Duration::from_millis(150);
 /// Changes per second when their number is not given.
@@ -193,6 +198,7 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
     let mut next = schedule.next();
     let mut due = started + Duration::from_secs(2);
     let mut tick = started;
+    let (mut events, mut last) = (0, started);
     while started.elapsed() < stage.options.limit && !is_enough(stage, pace) {
         if Instant::now() >= tick {
             tick = Instant::now() + TICK;
@@ -204,9 +210,17 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
         }
         while running.try_join_next().is_some() {}
         let wanted = stage.options.faults.is_none_or(|faults| injected(stage) < faults as u64);
-        if let Some(planned) = next.filter(|_| wanted && Instant::now() >= due)
+        // One in four comes on top of those that are not overcome yet.
+        let flows = |planned: &plan::Planned| {
+            planned.length % 4 == 0
+                || stage.link.counts().events >= events + FLOW
+                || last.elapsed() > FLOW_LIMIT
+                || stage.options.broken.is_some()
+        };
+        if let Some(planned) = next.filter(|planned| wanted && Instant::now() >= due && flows(planned))
             && let Ok(permit) = Arc::clone(&slots).try_acquire_owned()
         {
+            (events, last) = (stage.link.counts().events, Instant::now());
             let stage = Arc::clone(stage);
             running.spawn(async move {
                 inject::inject(stage, planned).await;

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=50))]
     writers: u32,
     /// The time to live of the lease, in milliseconds
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(500..=60_000))]
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(500..=60_000))]
     ttl: u64,
     /// Break a rule of the program: the run must then find something
     #[arg(long = "break", value_name = "RULE", value_parser = rule)]

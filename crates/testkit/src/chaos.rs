@@ -212,7 +212,7 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
         let wanted = stage.options.faults.is_none_or(|faults| injected(stage) < faults as u64);
         // One in four comes on top of those that are not overcome yet.
         let flows = |planned: &plan::Planned| {
-            planned.length % 4 == 0
+            planned.length.is_multiple_of(4)
                 || stage.link.counts().events >= events + FLOW
                 || last.elapsed() > FLOW_LIMIT
                 || stage.options.broken.is_some()

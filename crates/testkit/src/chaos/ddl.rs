@@ -51,7 +51,7 @@ impl Ddl {
         }
         let full = |blocks: &Ledger, index: usize| blocks.blocks[index].changes.len() + 4 > MAX_CHANGES;
         self.tables.retain(|(_, block)| !full(self.writer.ledger(), *block));
-        if self.tables.len() < 2 || choice % 4 == 0 {
+        if self.tables.len() < 2 || choice.is_multiple_of(4) {
             return self.make_table(&client).await;
         }
         let (table, block) = self.tables.swap_remove(choice as usize / 4 % self.tables.len());

@@ -164,7 +164,7 @@ impl Stage {
 
     /// Mostly the holder's place, sometimes another, kept from other faults; `None` when all are taken.
     pub(super) fn claim(&self, choice: u32) -> Option<Claim> {
-        let wanted = if choice % 4 == 0 {
+        let wanted = if choice.is_multiple_of(4) {
             &self.slots[choice as usize / 4 % self.slots.len()]
         } else {
             self.holder(choice)

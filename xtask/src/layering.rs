@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
@@ -17,6 +17,8 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("dapper-lock-simulation", &["dapper-lock"]),
     ("dapper-orchestrator", &["dapper-core", "dapper-failpoints"]),
     ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock", "dapper-failpoints"]),
+    ("dapper-inbox", &[]),
+    ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
     ("dapper-webhook", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
@@ -29,6 +31,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "dapper-lock-etcd",
             "dapper-orchestrator",
             "dapper-postgres",
+            "dapper-sql-process",
             "dapper-webhook",
         ],
     ),

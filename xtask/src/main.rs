@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
+mod capture;
 mod chaos;
 mod check;
 mod conformance;
@@ -44,6 +45,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Capture(capture::Capture),
     Chaos(chaos::Chaos),
     Demo(demo::Demo),
     Failover(failover::Failover),
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Model(model) => model.run(),
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
+        Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),

@@ -74,7 +74,7 @@ impl Backends {
     /// The types of processes.
     pub(crate) fn process_types(&self) -> Vec<&'static str> {
         let own = self.processes.iter().map(|(kind, _)| *kind);
-        ["log", dapper_webhook::KIND].into_iter().chain(own).collect()
+        ["log", dapper_sql_process::KIND, dapper_webhook::KIND].into_iter().chain(own).collect()
     }
 
     /// The lock backends, each with its keys besides those of every lock.
@@ -103,6 +103,7 @@ impl Backends {
         let locks = self.leases(loaded)?;
         let mut registry = Registry::new();
         dapper_orchestrator::register(&mut registry);
+        dapper_sql_process::register(&mut registry);
         dapper_webhook::register(&mut registry);
         registry.register_input(POSTGRES, move |config| {
             let locks = locks.clone();
@@ -138,9 +139,15 @@ impl Backends {
         }
         for section in &loaded.pipeline.processes {
             let name = &section.config.name;
-            if let Some(server) = reach_process(section).await.with_context(|| {
-                loaded.problem(section.lines.of(Some(dapper_webhook::URL)), format!("process {name:?}"))
-            })? {
+            let key = if section.config.kind == dapper_sql_process::KIND {
+                dapper_sql_process::STATEMENT
+            } else {
+                dapper_webhook::URL
+            };
+            if let Some(server) = reach_process(section)
+                .await
+                .with_context(|| loaded.problem(section.lines.of(Some(key)), format!("process {name:?}")))?
+            {
                 reached.push(Reached { what: format!("process {name:?}"), server });
             }
         }
@@ -274,6 +281,28 @@ pub(crate) async fn install_lock(loaded: &Loaded) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Installs what a process needs in a database; says what that is, if anything.
+pub(crate) async fn install_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
+    if section.config.kind != dapper_sql_process::KIND {
+        return Ok(None);
+    }
+    Ok(dapper_sql_process::install(&section.config).await?)
+}
+
+/// What [`install_process`] would do. Changes nothing.
+pub(crate) async fn plan_process(section: &ProcessSection) -> anyhow::Result<Option<Planned>> {
+    if section.config.kind != dapper_sql_process::KIND {
+        return Ok(None);
+    }
+    let planned = dapper_sql_process::plan_install(&section.config).await?;
+    Ok(planned.map(|(database, script)| {
+        let statements = vec![script.trim_end().trim_end_matches(';').to_owned()];
+        let step = InstallStep { what: "inbox".to_owned(), begin: "BEGIN".to_owned(), statements };
+        let what = format!("process {}", section.config.name);
+        Planned { what, database, steps: InstallPlan { steps: vec![step] } }
+    }))
+}
+
 /// What [`install`] would do. Changes nothing.
 pub(crate) async fn plan_install(loaded: &Loaded, section: &InputSection) -> anyhow::Result<Planned> {
     let mut steps = dapper_postgres::plan_install(&section.config).await?;
@@ -377,8 +406,11 @@ pub(crate) fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &Inpu
     pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
 }
 
-/// Connects to the host of a webhook, and sends nothing.
+/// Connects to the host of a webhook, and sends nothing; has a SQL process's statement looked at by its database.
 async fn reach_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
+    if section.config.kind == dapper_sql_process::KIND {
+        return Ok(Some(dapper_sql_process::probe(&section.config).await?));
+    }
     if section.config.kind != dapper_webhook::KIND {
         return Ok(None);
     }

@@ -169,6 +169,20 @@ impl<'a> Change<'a> {
     }
 }
 
+impl Change<'_> {
+    /// The row before the change as compact JSON, so without a line break.
+    #[must_use]
+    pub fn old_json(&self) -> Option<Box<RawValue>> {
+        self.old.map(compacted)
+    }
+
+    /// The row after the change as compact JSON, so without a line break.
+    #[must_use]
+    pub fn new_json(&self) -> Option<Box<RawValue>> {
+        self.new.map(compacted)
+    }
+}
+
 impl<'a> Iterator for Changes<'a> {
     type Item = Change<'a>;
 
@@ -197,6 +211,14 @@ impl FusedIterator for Changes<'_> {}
 
 fn image<'a>(images: Option<&[&'a RawValue]>, index: usize) -> Option<&'a RawValue> {
     images?.get(index).copied().filter(|image| image.get() != "null")
+}
+
+fn compacted(value: &RawValue) -> Box<RawValue> {
+    match compact(value.get()) {
+        Cow::Borrowed(_) => value.to_owned(),
+        // JSON without its whitespace is JSON.
+        Cow::Owned(text) => RawValue::from_string(text).unwrap_or_else(|_| value.to_owned()),
+    }
 }
 
 struct Key<'a> {

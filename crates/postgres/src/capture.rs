@@ -3,10 +3,24 @@
 use dapper_core::Operation;
 use sha2::{Digest, Sha256};
 
+use crate::images::{self, Images};
 use crate::names::{Names, quote_identifier, quote_literal};
-use crate::options::Options;
+use crate::options::{OnCaptureError, Options};
 
 const CAPTURE_SQL: &str = include_str!("capture.sql");
+const COLLECT_KEYS_SQL: &str = include_str!("collect_keys.sql");
+const MISSED_SQL: &str = include_str!("missed.sql");
+const COLLECT_IMAGES_SQL: &str = include_str!("collect_images.sql");
+
+/// Captures with the catalog's help.
+const BY_STATEMENT_SQL: &str =
+    "        EXECUTE {schema}.capture_statement(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2);";
+/// The same with images; without them where one is larger than what the server can hold in memory at once.
+const IMAGES_BY_STATEMENT_SQL: &str = "        BEGIN
+            EXECUTE {schema}.capture_images(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2, {with_old}, {excluded});
+        EXCEPTION WHEN program_limit_exceeded OR internal_error THEN
+            EXECUTE {schema}.capture_statement(TG_RELID, TG_OP, {prefix}, state OPERATOR(pg_catalog./) 2);
+        END;";
 
 /// The operations that have triggers.
 pub(crate) const CAPTURED: [Operation; 4] =
@@ -18,12 +32,24 @@ pub(crate) struct Source {
     pub(crate) key: Vec<String>,
     /// Whether the text of some key column depends on settings of the session that writes.
     pub(crate) setting_dependent: bool,
+    /// All columns, in order, where images are captured.
+    pub(crate) columns: Vec<String>,
+    /// Schema and name of the table and of all that it is a part of, where images are captured.
+    pub(crate) ancestors: Vec<(String, String)>,
 }
+
+/// Stands for the patterns of excluded columns of a table that does not exist yet, in the text of a function.
+pub(crate) const EXCLUDED_MARKER: &str = "ARRAY['dapper:excluded']::pg_catalog.text[]";
 
 impl Source {
     /// Of a table that is not known yet: the static statement fails, and the one that asks the catalog takes its place.
     pub(crate) fn unknown() -> Self {
-        Self { key: vec!["dapper: not known yet".to_owned()], setting_dependent: false }
+        Self {
+            key: vec!["dapper: not known yet".to_owned()],
+            setting_dependent: true,
+            columns: Vec::new(),
+            ancestors: Vec::new(),
+        }
     }
 }
 
@@ -33,10 +59,20 @@ pub(crate) struct Function {
     settings: &'static [&'static str],
 }
 
+/// How a function gets at the images of a row.
+struct ImageSql {
+    old: String,
+    new: String,
+    with_old: &'static str,
+    /// What the catalog's statement must leave out.
+    excluded: String,
+}
+
 impl Function {
     /// The function for a table whose events carry `location`, a schema and a name.
     pub(crate) fn new(options: &Options, source: &Source, location: (&str, &str)) -> Self {
-        let settings = if source.setting_dependent { PINNED_SETTINGS } else { &[] };
+        let pinned = source.setting_dependent || options.images.any();
+        let settings = if pinned { PINNED_SETTINGS } else { &[] };
         Self { body: body(options, source, location), settings }
     }
 
@@ -50,11 +86,9 @@ impl Function {
             && settings.iter().map(String::as_str).eq(self.settings.iter().copied())
     }
 
-    /// SECURITY DEFINER because writers have no rights on our schema. It sets no `search_path` of its own, which costs on
-    /// every call; instead every name and operator in it is qualified.
-    pub(crate) fn sql(&self, names: &Names, oid: u32) -> String {
-        let settings: String = self
-            .settings
+    /// The clauses that pin settings.
+    pub(crate) fn settings_sql(&self) -> String {
+        self.settings
             .iter()
             .filter_map(|setting| setting.split_once('='))
             .map(|(name, value)| {
@@ -63,7 +97,13 @@ impl Function {
                     value.split(", ").map(quote_literal).collect::<Vec<_>>().join(", ")
                 )
             })
-            .collect();
+            .collect()
+    }
+
+    /// SECURITY DEFINER because writers have no rights on our schema. It sets no `search_path` of its own, which costs on
+    /// every call; instead every name and operator in it is qualified.
+    pub(crate) fn sql(&self, names: &Names, oid: u32) -> String {
+        let settings = self.settings_sql();
         let function = format!("{}.capture_{oid}()", quote_identifier(&names.schema));
         format!(
             "CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS {};
@@ -94,7 +134,8 @@ pub(crate) fn trigger_sql(
     )
 }
 
-/// What a function pins when a key's text would otherwise depend on the writer's settings, as `proconfig` has it.
+/// What a function pins when the text of a key or an image would otherwise depend on the writer's settings, as `proconfig`
+/// has it. The path and the quoting are for names of objects as values, such as `regclass`.
 const PINNED_SETTINGS: &[&str] = &[
     "TimeZone=UTC",
     "bytea_output=hex",
@@ -102,6 +143,8 @@ const PINNED_SETTINGS: &[&str] = &[
     "IntervalStyle=postgres",
     "DateStyle=ISO, MDY",
     "lc_monetary=C",
+    "search_path=pg_catalog, pg_temp",
+    "quote_all_identifiers=off",
 ];
 
 fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> String {
@@ -123,18 +166,78 @@ fn body(options: &Options, source: &Source, (schema, name): (&str, &str)) -> Str
     let prefix = format!("{{{schema_field}\"tbl\":{},\"op\":\"", json(name));
     let key_columns: Vec<String> = source.key.iter().map(|column| json(column)).collect();
     let middle = format!("\",\"key\":[{}],\"ids\":[", key_columns.join(","));
+    let (collect, by_statement, variables) = if options.images.any() {
+        (COLLECT_IMAGES_SQL, IMAGES_BY_STATEMENT_SQL, "    old_images text;\n    new_images text;\n")
+    } else {
+        (COLLECT_KEYS_SQL, BY_STATEMENT_SQL, "")
+    };
+    let images = image_sql(options, source);
+    let (schema, prefix) = (quote_identifier(&names.schema), quote_literal(&prefix));
+    let skip = options.on_capture_error == OnCaptureError::Skip;
+    let missed = if skip { missed(names) } else { String::new() };
+    let note = note(names);
+    let parts = [
+        ("{schema}", schema.as_str()),
+        ("{note}", &note),
+        ("{key}", &key),
+        ("{columns}", &selected.join(", ")),
+        ("{prefix}", &prefix),
+        ("{middle}", &quote_literal(&middle)),
+        ("{old_image}", &images.old),
+        ("{new_image}", &images.new),
+        ("{with_old}", images.with_old),
+        ("{excluded}", &images.excluded),
+    ];
     fill(
         CAPTURE_SQL,
         &[
-            ("{schema}", &quote_identifier(&names.schema)),
+            ("{schema}", &schema),
+            ("{attempt}", if skip { "BEGIN\n" } else { "" }),
+            ("{missed}", &missed),
+            ("{note}", &note),
             ("{channel}", &quote_literal(&names.channel)),
-            ("{key}", &key),
-            ("{columns}", &selected.join(", ")),
-            ("{prefix}", &quote_literal(&prefix)),
-            ("{middle}", &quote_literal(&middle)),
+            ("{variables}", variables),
+            ("{collect}", &fill(collect, &parts)),
+            ("{by_statement}", &fill(by_statement, &parts)),
+            ("{prefix}", &prefix),
             ("{cap}", &cap(options)),
         ],
     )
+}
+
+/// What a statement says of itself as a comment. The server shows its text as the context of an error of it: so an error
+/// names us and a way out and is left as it is otherwise, at no cost where there is none. A handler that adds a hint would
+/// take a subtransaction, and with it a second transaction id, from every statement of every writer.
+pub(crate) fn note(names: &Names) -> String {
+    let name: String = names.schema.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    format!(
+        "/* dapper: where this fails, a change can not be recorded in schema {name}: run dapper doctor. dapper uninstall and \
+         then dapper install make the schema anew, on_capture_error = skip lets statements pass unrecorded, dapper \
+         uninstall removes the triggers. */"
+    )
+}
+
+/// The end of a function that lets the statement pass.
+fn missed(names: &Names) -> String {
+    let schema = quote_identifier(&names.schema);
+    let who = quote_literal(&format!("dapper (schema {})", names.schema));
+    fill(MISSED_SQL, &[("{schema_literal}", &schema.replace('\'', "''")), ("{who}", &who)])
+}
+
+fn image_sql(options: &Options, source: &Source) -> ImageSql {
+    let excluded = options.exclude_columns.for_table(&source.ancestors);
+    let image = images::image_sql(&source.columns, &excluded);
+    let with_old = options.images == Images::OldAndNew;
+    ImageSql {
+        old: if with_old { image.clone() } else { "NULL::pg_catalog.text".to_owned() },
+        new: image,
+        with_old: if with_old { "true" } else { "false" },
+        excluded: if source.ancestors.is_empty() {
+            EXCLUDED_MARKER.to_owned()
+        } else {
+            images::like_array(&excluded)
+        },
+    }
 }
 
 /// Refuses to record beyond `max_size`. Measuring takes some time, so it is done once for every so many change sets, and

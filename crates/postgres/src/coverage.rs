@@ -90,6 +90,9 @@ pub(crate) struct Table {
     root_schema: String,
     root_name: String,
     source: Source,
+    /// A foreign table among its partitions or children, at any depth. PostgreSQL can't tell what changes there, and
+    /// lets every statement fail that would have to, so such a table gets no triggers.
+    pub(crate) foreign_part: Option<String>,
     /// SHA-256 of the source of the function that is there.
     function: Option<Vec<u8>>,
     function_settings: Vec<String>,
@@ -144,7 +147,15 @@ pub(crate) async fn reconcile(
     for (table, drifts) in tables {
         let wanted = options.wants(&table).is_some();
         if drifts.is_empty() {
-            pauses.0.remove(&table.oid);
+            match options.refuses(&table) {
+                Some(refused) if pauses.is_over(table.oid) => {
+                    pauses.failed(table.oid);
+                    let table = table.to_string();
+                    coverage.failed.push(PostgresError::Table { table, source: Box::new(refused) });
+                }
+                Some(_) => {}
+                None => _ = pauses.0.remove(&table.oid),
+            }
             coverage.covered += usize::from(wanted);
             continue;
         }
@@ -203,7 +214,7 @@ pub(crate) async fn survey(
     client: &Client,
     options: &Options,
 ) -> Result<Vec<(Table, Vec<Drift>)>, PostgresError> {
-    let tables = tables(client, &options.names, None).await?;
+    let tables = tables(client, options, None).await?;
     let compare = |table| {
         let drifts = drifts(options, &table);
         (table, drifts)
@@ -235,8 +246,19 @@ impl fmt::Display for Table {
 }
 
 impl Options {
-    /// The location that events of the table carry, when its changes are wanted. A partition goes by its root.
+    /// The location that events of the table carry, when its changes are wanted and can be captured.
     pub(crate) fn wants<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
+        self.asks_for(table).filter(|_| table.foreign_part.is_none())
+    }
+
+    /// Why a table that is asked for is not covered.
+    pub(crate) fn refuses(&self, table: &Table) -> Option<PostgresError> {
+        let part = table.foreign_part.clone().filter(|_| self.asks_for(table).is_some())?;
+        Some(PostgresError::ForeignPart { part })
+    }
+
+    /// A partition goes by its root.
+    fn asks_for<'a>(&self, table: &'a Table) -> Option<(&'a str, &'a str)> {
         let root = (table.root_schema.as_str(), table.root_name.as_str());
         let own = (table.schema.as_str(), table.name.as_str());
         [root, own].into_iter().find(|(schema, name)| self.tables.matches(schema, name))
@@ -244,7 +266,8 @@ impl Options {
 }
 
 /// The tables that triggers could be on, or the one with that oid.
-async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<Table>, PostgresError> {
+async fn tables(client: &Client, options: &Options, oid: Option<u32>) -> Result<Vec<Table>, PostgresError> {
+    let names = &options.names;
     // `char`, text and the like print the same in every session; what is not listed may not (`bytea_output`,
     // `TimeZone`, `extra_float_digits`, …), and then the function pins those settings, at some cost.
     let sql = format!(
@@ -262,7 +285,26 @@ async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<
                 ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
                        WHERE g.tgrelid = c.oid AND g.tgfoid = p.oid),
                 ARRAY(SELECT g.tgname::text FROM pg_catalog.pg_trigger g
-                       WHERE g.tgrelid = c.oid AND g.tgname = ANY ($2::text[]))
+                       WHERE g.tgrelid = c.oid AND g.tgname = ANY ($2::text[])),
+                CASE WHEN $4 THEN ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+                     ELSE '{{}}' END,
+                CASE WHEN $4 THEN ARRAY(WITH RECURSIVE up(oid) AS (
+                           SELECT c.oid UNION
+                           SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+                       SELECT pg_catalog.unnest(ARRAY[an.nspname::text, a.relname::text]) FROM up
+                         JOIN pg_catalog.pg_class a ON a.oid = up.oid
+                         JOIN pg_catalog.pg_namespace an ON an.oid = a.relnamespace ORDER BY a.oid)
+                     ELSE '{{}}' END,
+                CASE WHEN c.relhassubclass THEN (
+                    WITH RECURSIVE parts (oid) AS (
+                        SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid
+                        UNION
+                        SELECT i.inhrelid FROM parts JOIN pg_catalog.pg_inherits i ON i.inhparent = parts.oid)
+                    SELECT pg_catalog.format('%I.%I', fn.nspname, f.relname)
+                      FROM parts JOIN pg_catalog.pg_class f ON f.oid = parts.oid
+                      JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
+                     WHERE f.relkind = 'f' LIMIT 1) END
            FROM pg_catalog.pg_class c
            JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
            LEFT JOIN pg_catalog.pg_class r ON c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid)
@@ -278,9 +320,16 @@ async fn tables(client: &Client, names: &Names, oid: Option<u32>) -> Result<Vec<
     );
     let schema = quote_identifier(&names.schema);
     let triggers: Vec<String> = CAPTURED.iter().map(|&operation| names.trigger(operation)).collect();
-    let rows =
-        bounded("comparing tables and triggers", client.query(&sql, &[&schema, &triggers, &oid])).await?;
+    let rows = bounded(
+        "comparing tables and triggers",
+        client.query(&sql, &[&schema, &triggers, &oid, &options.images.any()]),
+    )
+    .await?;
     Ok(rows.iter().map(table).collect())
+}
+
+fn pairs(flat: &[String]) -> Vec<(String, String)> {
+    flat.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect()
 }
 
 fn table(row: &Row) -> Table {
@@ -290,12 +339,18 @@ fn table(row: &Row) -> Table {
         name: row.get(2),
         root_schema: row.get(3),
         root_name: row.get(4),
-        source: Source { key: row.get(5), setting_dependent: row.get(6) },
+        source: Source {
+            key: row.get(5),
+            setting_dependent: row.get(6),
+            columns: row.get(12),
+            ancestors: pairs(&row.get::<_, Vec<String>>(13)),
+        },
         function: row.get(7),
         function_settings: row.get(8),
         triggers: row.get(9),
         own_triggers: row.get(10),
         all_triggers: row.get(11),
+        foreign_part: row.get(14),
     }
 }
 
@@ -398,7 +453,7 @@ async fn try_once(client: &Client, begin: &str, change: &Change<'_>) -> Result<(
     bounded("installing on a table", client.batch_execute(begin)).await?;
     let statements = match change {
         Change::Cover(options, oid) => {
-            let now = tables(client, &options.names, Some(*oid)).await?;
+            let now = tables(client, options, Some(*oid)).await?;
             now.iter().flat_map(|table| plan(options, table)).collect()
         }
         Change::NewTables(options) => new_tables::plan(client, options).await?,

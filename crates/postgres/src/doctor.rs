@@ -1,6 +1,6 @@
 //! What is wrong with an input's database, and what to do about it. Changes nothing.
 
-mod server;
+pub(crate) mod server;
 mod storage;
 mod tables;
 
@@ -116,6 +116,7 @@ async fn examine_session(
     if !layout(client, options, findings).await? {
         return Ok(());
     }
+    findings.extend(storage::missed(client, options).await?);
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);
     findings.extend(storage::change_sets(client, options, thresholds).await?);

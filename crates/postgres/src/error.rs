@@ -205,6 +205,15 @@ pub enum PostgresError {
         /// Why.
         source: Box<PostgresError>,
     },
+    /// A table can't be captured, because part of it is a foreign table.
+    #[error(
+        "its part {part} is a foreign table, whose changes PostgreSQL can't report: writes to its other parts by their own \
+         names are captured, writes through it are not; leave it out with `exclude`, or detach the foreign table"
+    )]
+    ForeignPart {
+        /// The foreign table, with its schema.
+        part: String,
+    },
     /// What is stored has grown beyond the size to warn of.
     #[error(
         "the change sets in schema {schema} take {mebibytes} MiB: either they are not read fast enough, or retention keeps \
@@ -215,6 +224,17 @@ pub enum PostgresError {
         schema: String,
         /// Their size.
         mebibytes: i64,
+    },
+    /// Statements passed whose changes could not be recorded, as `on_capture_error = "skip"` asks. These changes are lost.
+    #[error(
+        "the changes of about {statements} statement(s) could not be recorded in schema {schema} and are lost \
+         (on_capture_error is \"skip\"); the server's log says of which tables and why; `dapper doctor` says what to do"
+    )]
+    Missed {
+        /// The input's schema.
+        schema: String,
+        /// How many statements since the count was last reset.
+        statements: i64,
     },
     /// Replicas of the input are connected.
     #[error(

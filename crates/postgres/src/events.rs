@@ -38,8 +38,8 @@ impl Stamp {
             event.attempt = Some(attempt);
             event.token = Some(self.token);
             event.key = change.key_json().map(Into::into);
-            event.old = change.old().map(|row| row.to_owned().into());
-            event.new = change.new().map(|row| row.to_owned().into());
+            event.old = change.old_json().map(Into::into);
+            event.new = change.new_json().map(Into::into);
             event.captured_at = Some(Arc::clone(&change_set.captured_at));
             into.push(event);
         }

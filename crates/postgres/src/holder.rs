@@ -29,6 +29,10 @@ const MAX_OUTSTANDING_EVENTS: usize = 20_000;
 /// Events that no process has handled, beyond which no further batch is read. More would keep no process busier, and after
 /// a crash all of them come again.
 const MAX_UNSETTLED_EVENTS: usize = 2_000;
+/// Bytes of change sets with such events, beyond which no further batch is read: with row images one event may be large.
+/// A batch that is read while there is room may go beyond by its own limit and one change set, which is at most about 1 MiB,
+/// or one row's images of at most 64 MiB each.
+const MAX_UNSETTLED_BYTES: usize = 32 * 1024 * 1024;
 /// How often a reader without room looks whether a batch behind the oldest one has made some.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// Foreign notifications are reported at most this often.
@@ -57,8 +61,17 @@ pub(crate) struct Holder<'a> {
 struct Outstanding {
     receipt: Receipt,
     events: usize,
+    /// Of the payloads it was made of.
+    bytes: usize,
     /// For each change set its position and how many events of the batch it and those before it make up.
     ends: Vec<(i64, usize)>,
+}
+
+impl Outstanding {
+    /// What its events that are not handled yet can take, in bytes: all of it may be in a single one.
+    fn unsettled_bytes(&self) -> usize {
+        if self.receipt.unsettled() > 0 { self.bytes } else { 0 }
+    }
 }
 
 #[derive(Default)]
@@ -243,6 +256,7 @@ impl<'a> Holder<'a> {
         batches.len() < MAX_OUTSTANDING_BATCHES
             && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
             && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < MAX_UNSETTLED_EVENTS
+            && batches.iter().map(Outstanding::unsettled_bytes).sum::<usize>() < MAX_UNSETTLED_BYTES
     }
 
     /// Takes in what was handled, in order.
@@ -294,6 +308,7 @@ impl<'a> Holder<'a> {
             ends.push((change_set.seq, events.len()));
         }
         let count = events.len();
+        let bytes = batch.change_sets.iter().map(|change_set| change_set.payload.len()).sum();
         let guard = Arc::new(LeaseGuard(self.lease.clone()));
         let (delivery, receipt) = Delivery::with_validity(events, guard);
         if !self.lease.is_valid() {
@@ -303,7 +318,7 @@ impl<'a> Holder<'a> {
             });
         }
         self.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
-        self.outstanding.push_back(Outstanding { receipt, events: count, ends });
+        self.outstanding.push_back(Outstanding { receipt, events: count, bytes, ends });
         Ok(())
     }
 

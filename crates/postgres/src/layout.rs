@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::PostgresError;
+use crate::capture;
 use crate::names::{Names, quote_identifier, quote_literal, stable_hash};
 use crate::options::{Install, Options};
 use crate::session::{Server, Session, bounded};
@@ -25,8 +26,15 @@ const LOCK_TIMEOUT_MS: u32 = 300;
 const TRIES: u32 = 20;
 
 /// The objects in the order in which they depend on each other.
-const LAYOUT_SQL: &str =
-    concat!(include_str!("layout.sql"), "\n", include_str!("keys.sql"), "\n", include_str!("statement.sql"));
+const LAYOUT_SQL: &str = concat!(
+    include_str!("layout.sql"),
+    "\n",
+    include_str!("keys.sql"),
+    "\n",
+    include_str!("statement.sql"),
+    "\n",
+    include_str!("images.sql")
+);
 
 /// What the schema's comment says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +262,7 @@ pub(crate) fn sql(names: &Names, server: &Server) -> String {
     let objects = LAYOUT_SQL
         .replace("{schema_literal}", &schema.replace('\'', "''"))
         .replace("{schema}", &schema)
+        .replace("{note}", &capture::note(names))
         .replace("{timeline}", &server.timeline.to_string());
     let comment = quote_literal(&comment(&names.id));
     format!(

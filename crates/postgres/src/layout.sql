@@ -37,10 +37,11 @@ SELECT 0, 0, '1:1:', 0, 0, 0, 0, c.system_identifier, {timeline}
 -- Draws the position of a change set. CACHE stays 1: with more, changes of one row come out in another order.
 CREATE SEQUENCE IF NOT EXISTS {schema}.change_sets_seq CACHE 1;
 
--- Twice the number of the slot that writers write to, plus one while the reader is awake and needs no NOTIFY. A
+-- Twice the number of the slot that writers write to, plus one while the reader is awake and needs no NOTIFY. It starts
+-- with one: while there is no reader yet nobody needs a NOTIFY, and it would make PREPARE TRANSACTION fail. A
 -- sequence, because its value is seen at once, whatever the snapshot of who looks. Not an unlogged one: created while a
 -- standby streams, it is unreadable once that is promoted (seen on 15.18).
-CREATE SEQUENCE IF NOT EXISTS {schema}.wake_up MINVALUE 0 START 0;
+CREATE SEQUENCE IF NOT EXISTS {schema}.wake_up MINVALUE 0 START 1;
 
 -- What changed: one row for each statement, or for each 1,000 rows of it. The slots are filled in turn, and a slot that
 -- is read is truncated. No autovacuum: no row is ever deleted, and it would only be in the way of truncating.
@@ -68,6 +69,10 @@ CREATE INDEX IF NOT EXISTS change_sets_0_seq_idx ON {schema}.change_sets_0 (seq)
 CREATE INDEX IF NOT EXISTS change_sets_1_seq_idx ON {schema}.change_sets_1 (seq);
 CREATE INDEX IF NOT EXISTS change_sets_2_seq_idx ON {schema}.change_sets_2 (seq);
 CREATE INDEX IF NOT EXISTS change_sets_3_seq_idx ON {schema}.change_sets_3 (seq);
+
+-- How many statements passed whose changes could not be recorded (on_capture_error = "skip"). A sequence, because drawing
+-- from it stays done when the application rolls back, and needs none of our tables. After a crash it may be up to 32 ahead.
+CREATE SEQUENCE IF NOT EXISTS {schema}.missed CACHE 1;
 
 -- One while the change sets have reached max_size. A sequence, because its value is seen at once and stays when the
 -- application rolls back, as it must.

@@ -39,6 +39,7 @@ mod doctor;
 mod error;
 mod events;
 mod holder;
+mod images;
 mod input;
 mod installation;
 mod layout;

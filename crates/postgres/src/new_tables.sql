@@ -34,8 +34,17 @@ BEGIN
             CASE made.root_schema WHEN 'public' THEN ''
                  ELSE pg_catalog.concat('"schema":', pg_catalog.to_json(made.root_schema::text), ',') END);
         body := pg_catalog.replace(body, {name_marker}, pg_catalog.to_json(made.root_name::text)::text);
+        -- By the names of the table and of all that it is a part of.
+        body := pg_catalog.replace(body, {excluded_marker}, pg_catalog.format('%L::pg_catalog.text[]', ARRAY(
+            WITH RECURSIVE up(oid) AS (
+                SELECT made.oid UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+            SELECT DISTINCT p.column_like
+              FROM (VALUES {excluded_columns}) p(schema_like, table_like, column_like)
+              JOIN pg_catalog.pg_class c ON c.relname LIKE p.table_like
+              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace AND n.nspname LIKE p.schema_like
+             WHERE c.oid IN (SELECT u.oid FROM up u))));
         EXECUTE pg_catalog.format(
-            'CREATE OR REPLACE FUNCTION {schema_text}.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS %2$L;'
+            'CREATE OR REPLACE FUNCTION {schema_text}.%1$I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER{settings} AS %2$L;'
             'REVOKE ALL ON FUNCTION {schema_text}.%1$I() FROM PUBLIC', 'capture_' || made.oid, body);
 {triggers}
     END LOOP;

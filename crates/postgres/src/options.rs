@@ -7,12 +7,23 @@ use serde_json::Value;
 
 use crate::PostgresError;
 use crate::connection::ConnectionString;
+use crate::images::{ColumnPatterns, Images};
 use crate::names::Names;
 use crate::patterns::TablePatterns;
 
 /// The options of [`InputConfig::options`] that this input knows.
-pub const OPTION_KEYS: [&str; 8] =
-    ["tables", "exclude", "images", "wake_up", "retention", "warn_size", "max_size", "install"];
+pub const OPTION_KEYS: [&str; 10] = [
+    "tables",
+    "exclude",
+    "images",
+    "exclude_columns",
+    "on_capture_error",
+    "wake_up",
+    "retention",
+    "warn_size",
+    "max_size",
+    "install",
+];
 
 /// How a sleeping reader learns of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +48,15 @@ pub(crate) enum Install {
     Never,
 }
 
+/// What becomes of a statement whose changes can't be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnCaptureError {
+    /// It fails, so that no change is lost.
+    Fail,
+    /// It passes, and its changes are missed; that is counted.
+    Skip,
+}
+
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -46,6 +66,10 @@ pub(crate) struct Options {
     /// Sorted, without duplicates, never [`Operation::Read`].
     pub(crate) operations: Vec<Operation>,
     pub(crate) tables: TablePatterns,
+    pub(crate) images: Images,
+    /// Has no effect on keys.
+    pub(crate) exclude_columns: ColumnPatterns,
+    pub(crate) on_capture_error: OnCaptureError,
     pub(crate) wake_up: WakeUp,
     /// How long a change set is kept after it was read.
     pub(crate) retention: Duration,
@@ -69,13 +93,26 @@ impl Options {
             None => vec!["public.*".to_owned()],
         };
         let exclude = option("exclude").map_or(Ok(Vec::new()), |value| strings("exclude", value))?;
-        match option("images").map(|value| string("images", value)).transpose()? {
-            None | Some("key") => {}
-            Some(other @ ("new" | "old-and-new")) => {
-                return Err(refuse("images", format!("{other:?} is not supported yet; use \"key\"")));
+        let images = match option("images").map(|value| string("images", value)).transpose()? {
+            None | Some("key") => Images::Key,
+            Some("new") => Images::New,
+            Some("old-and-new") => Images::OldAndNew,
+            Some(other) => {
+                let reason = format!("{other:?} is unknown; use \"key\", \"new\" or \"old-and-new\"");
+                return Err(refuse("images", reason));
             }
-            Some(other) => return Err(refuse("images", format!("{other:?} is unknown; use \"key\""))),
-        }
+        };
+        let exclude_columns =
+            option("exclude_columns").map_or(Ok(Vec::new()), |value| strings("exclude_columns", value))?;
+        let on_capture_error =
+            match option("on_capture_error").map(|value| string("on_capture_error", value)).transpose()? {
+                None | Some("fail") => OnCaptureError::Fail,
+                Some("skip") => OnCaptureError::Skip,
+                Some(other) => {
+                    let reason = format!("{other:?} is unknown; use \"fail\" or \"skip\"");
+                    return Err(refuse("on_capture_error", reason));
+                }
+            };
         let wake_up = match option("wake_up").map(|value| string("wake_up", value)).transpose()? {
             None | Some("auto") => WakeUp::Auto,
             Some("notify") => WakeUp::Notify,
@@ -102,6 +139,9 @@ impl Options {
             connection: ConnectionString::parse(&config.connection_string)?,
             operations: operations(config.operations.as_deref())?,
             tables: TablePatterns::parse(&include, &exclude)?,
+            images,
+            exclude_columns: ColumnPatterns::parse(&exclude_columns)?,
+            on_capture_error,
             wake_up,
             retention,
             warn_size: size("warn_size", option("warn_size"))?.unwrap_or(DEFAULT_WARN_SIZE),
@@ -214,5 +254,7 @@ mod tests {
         assert!(with(r#""operations":["read"]"#).contains("\"read\""));
         assert!(with(r#""operations":[]"#).contains("is empty"));
         assert!(with(r#""images":"old""#).contains("\"old\" is unknown"));
+        assert!(with(r#""on_capture_error":"ignore""#).contains("\"fail\" or \"skip\""));
+        assert!(with(r#""exclude_columns":["users."]"#).contains("\"users.\""));
     }
 }

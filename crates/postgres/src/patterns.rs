@@ -40,10 +40,6 @@ impl TablePatterns {
 
     /// The condition on two SQL expressions, a schema and a table, that says the same as [`matches`](Self::matches).
     pub(crate) fn sql(&self, schema: &str, table: &str) -> String {
-        let like = |pattern: &str| {
-            let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-            quote_literal(&escaped.replace('*', "%"))
-        };
         let any = |patterns: &[Pattern]| {
             let each = patterns.iter().map(|Pattern { schema: s, table: t }| {
                 format!("({schema} LIKE {} AND {table} LIKE {})", like(s), like(t))
@@ -77,9 +73,15 @@ fn patterns(key: &str, texts: &[String]) -> Result<Vec<Pattern>, PostgresError> 
         .collect()
 }
 
+/// The pattern as an SQL literal for `LIKE`.
+pub(crate) fn like(pattern: &str) -> String {
+    let escaped = pattern.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    quote_literal(&escaped.replace('*', "%"))
+}
+
 /// Whether `text` matches `pattern`, in which `*` stands for any run of characters. Greedy with one point to come back
 /// to, so it takes at most the product of the two lengths.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(crate) fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

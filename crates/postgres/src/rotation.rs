@@ -41,6 +41,16 @@ pub(crate) struct Rotation {
     paused: [Option<Instant>; SLOTS as usize],
     /// The size that was last warned of, in bytes.
     warned: i64,
+    /// The count of missed statements that was last reported.
+    missed: i64,
+}
+
+/// What was looked at at once.
+struct Look {
+    slots: Vec<Slot>,
+    cursor_bytes: i64,
+    /// Statements that passed unrecorded, ever.
+    missed: i64,
 }
 
 /// One slot, as it is.
@@ -65,12 +75,13 @@ impl Rotation {
             looked: Some(Instant::now()),
             paused: [None; SLOTS as usize],
             warned: 0,
+            missed: 0,
         }
     }
 
     /// Truncates the slots that are read, sends writers to another slot when theirs has grown, and writes the cursor row
     /// anew when that is due. Returns a warning when what is stored has grown beyond the size to warn of, and again
-    /// whenever it has doubled.
+    /// whenever it has doubled; and one when statements passed unrecorded, and whenever more did.
     pub(crate) async fn tick(
         &mut self,
         client: &Client,
@@ -82,7 +93,7 @@ impl Rotation {
             return Ok(None);
         }
         self.looked = Some(Instant::now());
-        let (mut slots, cursor_bytes) = self.look(client).await?;
+        let Look { mut slots, cursor_bytes, missed } = self.look(client).await?;
         for number in (0..SLOTS).filter(|number| number != current) {
             let slot = &mut slots[number as usize];
             let old_enough = slot.newest.is_none_or(|age| age >= self.retention.as_secs_f64());
@@ -110,6 +121,9 @@ impl Rotation {
         if cursor_bytes > self.largest_cursor {
             self.renew_cursor(client, token).await?;
         }
+        if let Some(warning) = self.missed(missed) {
+            return Ok(Some(warning));
+        }
         Ok(self.warning(slots.iter().map(|slot| slot.bytes).sum()))
     }
 
@@ -118,6 +132,12 @@ impl Rotation {
     pub(crate) fn at_every_chance(&mut self) {
         (self.smallest_slot, self.largest_cursor) = (1, 0);
         (self.looked, self.paused) = (None, [None; SLOTS as usize]);
+    }
+
+    fn missed(&mut self, count: i64) -> Option<PostgresError> {
+        let more = count > self.missed;
+        self.missed = count;
+        more.then(|| PostgresError::Missed { schema: self.schema.clone(), statements: count })
     }
 
     fn warning(&mut self, bytes: i64) -> Option<PostgresError> {
@@ -133,7 +153,7 @@ impl Rotation {
     }
 
     /// Takes no lock that a writer could meet.
-    async fn look(&self, client: &Client) -> Result<(Vec<Slot>, i64), PostgresError> {
+    async fn look(&self, client: &Client) -> Result<Look, PostgresError> {
         let schema = &self.schema;
         let literal = schema.replace('\'', "''");
         let age = |number: i64, order: &str| {
@@ -153,10 +173,13 @@ impl Rotation {
             })
             .collect();
         let sql = format!(
-            "{} UNION ALL SELECT {SLOTS}, pg_catalog.pg_relation_size('{literal}.cursors'), NULL, NULL, false ORDER BY 1",
+            "{} UNION ALL SELECT {SLOTS}, pg_catalog.pg_relation_size('{literal}.cursors'), NULL, NULL, false
+                UNION ALL SELECT {SLOTS} + 1, CASE WHEN m.is_called THEN m.last_value ELSE 0 END, NULL, NULL, false
+                            FROM {schema}.missed m ORDER BY 1",
             slots.join(" UNION ALL ")
         );
         let mut rows = bounded("looking at the slots", client.query(&sql, &[])).await?;
+        let missed = rows.pop().map_or(0, |row| row.get(1));
         let cursor_bytes = rows.pop().map_or(0, |row| row.get(1));
         let slot = |row: &Row| Slot {
             bytes: row.get(1),
@@ -164,7 +187,7 @@ impl Rotation {
             newest: row.get(3),
             is_empty: row.get(4),
         };
-        Ok((rows.iter().map(slot).collect(), cursor_bytes))
+        Ok(Look { slots: rows.iter().map(slot).collect(), cursor_bytes, missed })
     }
 
     /// Takes ACCESS EXCLUSIVE on a slot that is not in use, if it can be had at once, and the cursor row's lock: a holder
@@ -180,7 +203,8 @@ impl Rotation {
         let retention = self.retention.as_secs_f64();
         let open: Vec<String> = done.xip.iter().map(ToString::to_string).collect();
         let undo = "RAISE EXCEPTION USING ERRCODE = 'no_data_found'";
-        // What cannot be done now ends in an error that undoes the block, and is caught: the server logs nothing.
+        // What cannot be done now ends in an error that undoes the block, and is caught: the server logs nothing. A full disk
+        // is one such thing, since truncating begins with new files: reading goes on meanwhile.
         let sql = format!(
             "DO $do$ BEGIN
                 PERFORM FROM {schema}.cursors WHERE partition = 0 AND token = {token} FOR UPDATE;
@@ -193,7 +217,7 @@ impl Rotation {
                           FROM {schema}.change_sets_{slot} ORDER BY seq DESC LIMIT 1)
                 THEN {undo}; END IF;
                 TRUNCATE ONLY {schema}.change_sets_{slot};
-             EXCEPTION WHEN lock_not_available OR no_data_found THEN NULL;
+             EXCEPTION WHEN lock_not_available OR no_data_found OR disk_full THEN NULL;
              END $do$",
             xmax = done.xmax,
             open = open.join(","),
@@ -232,7 +256,7 @@ impl Rotation {
                     TRUNCATE {schema}.cursors;
                     INSERT INTO {schema}.cursors SELECT k.* FROM pg_catalog.unnest(kept) k;
                 END IF;
-             EXCEPTION WHEN lock_not_available THEN NULL;
+             EXCEPTION WHEN lock_not_available OR disk_full THEN NULL;
              END $do$"
         );
         bounded("writing the cursor anew", client.batch_execute(&sql)).await

@@ -5,36 +5,26 @@ CREATE OR REPLACE FUNCTION {schema}.capture_statement(relation oid, operation te
 LANGUAGE plpgsql STABLE SET search_path = '' AS $function$
 DECLARE
     columns text[] := {schema}.key_columns(relation);
-    values text;
-    key text;
+    key text := {schema}.key_expression(columns);
     source text;
 BEGIN
-    SELECT pg_catalog.string_agg(
-               pg_catalog.format('COALESCE(pg_catalog.to_json(r.%I)::pg_catalog.text, ''null'')', c.name),
-               ', '','', ' ORDER BY c.position)
-      INTO values
-      FROM pg_catalog.unnest(columns) WITH ORDINALITY c(name, position);
-    key := CASE pg_catalog.cardinality(columns)
-        WHEN 0 THEN '''null''::pg_catalog.text'
-        WHEN 1 THEN values
-        ELSE 'pg_catalog.concat(''['', ' || values || ', '']'')'
-    END;
     IF operation = 'UPDATE' AND pg_catalog.cardinality(columns) > 0 THEN
+        -- ALL, because a column called id may name several rows alike, and each has its event.
         source := pg_catalog.format($sql$
             SELECT 1 AS phase, 'DELETE'::pg_catalog.text AS operation, gone.k
-              FROM (SELECT %1$s AS k FROM old_rows r EXCEPT SELECT %1$s FROM new_rows r) gone
+              FROM (SELECT %1$s AS k FROM old_rows r EXCEPT ALL SELECT %1$s FROM new_rows r) gone
             UNION ALL
             SELECT 2, 'UPDATE', kept.k
-              FROM (SELECT %1$s AS k FROM new_rows r INTERSECT SELECT %1$s FROM old_rows r) kept
+              FROM (SELECT %1$s AS k FROM new_rows r INTERSECT ALL SELECT %1$s FROM old_rows r) kept
             UNION ALL
             SELECT 3, 'INSERT', come.k
-              FROM (SELECT %1$s AS k FROM new_rows r EXCEPT SELECT %1$s FROM old_rows r) come$sql$, key);
+              FROM (SELECT %1$s AS k FROM new_rows r EXCEPT ALL SELECT %1$s FROM old_rows r) come$sql$, key);
     ELSE
         source := pg_catalog.format('SELECT 1 AS phase, %L::pg_catalog.text AS operation, %s AS k FROM %s r',
             operation, key, CASE operation WHEN 'DELETE' THEN 'old_rows' ELSE 'new_rows' END);
     END IF;
     RETURN pg_catalog.format($sql$
-        INSERT INTO {schema}.change_sets_%1$s (changes, payload)
+        INSERT INTO {schema}.change_sets_%1$s (changes, payload) {note}
         SELECT pg_catalog.count(*),
                pg_catalog.concat(%2$L, n.operation, %3$L, pg_catalog.string_agg(n.k, ','), ']}')
           FROM (SELECT c.phase, c.operation, c.k,

@@ -27,6 +27,13 @@ async fn plan(loaded: &Loaded, as_json: bool) -> anyhow::Result<()> {
     }
     let line = loaded.pipeline.lock.lines.of(Some(CONNECTION_STRING));
     plans.extend(backends::plan_lock(loaded).await.with_context(|| loaded.problem(line, "lock"))?);
+    for section in &loaded.pipeline.processes {
+        let line = section.lines.of(Some(CONNECTION_STRING));
+        let planned = backends::plan_process(section).await;
+        plans.extend(
+            planned.with_context(|| loaded.problem(line, "cannot plan the installation for this process"))?,
+        );
+    }
     if !as_json {
         let script = plans.iter().fold(String::new(), |mut script, Planned { what, database, steps }| {
             let _ = writeln!(script, "-- {what}: {database}\n\n{steps}");
@@ -56,14 +63,26 @@ async fn run(loaded: &Loaded, as_json: bool) -> anyhow::Result<()> {
     }
     let line = loaded.pipeline.lock.lines.of(Some(CONNECTION_STRING));
     backends::install_lock(loaded).await.with_context(|| loaded.problem(line, "lock"))?;
+    let mut processes = Vec::new();
+    for section in &loaded.pipeline.processes {
+        let line = section.lines.of(Some(CONNECTION_STRING));
+        let installed = backends::install_process(section).await;
+        let installed =
+            installed.with_context(|| loaded.problem(line, "cannot install what this process needs"))?;
+        processes.extend(installed.map(|it| (section.config.name.as_str(), it)));
+    }
     if as_json {
         let inputs = done.iter().map(|(name, it)| {
             json!({ "name": name, "schema": it.schema, "schema_changed": it.schema_changed,
                     "changed": it.changed, "covered": it.covered, "failed": it.failed })
         });
-        print(&format!("{:#}\n", json!({ "file": loaded.file, "inputs": inputs.collect::<Vec<_>>() })))?;
+        let processes = processes.iter().map(|(name, what)| json!({ "name": name, "installed": what }));
+        let (inputs, processes) = (inputs.collect::<Vec<_>>(), processes.collect::<Vec<_>>());
+        let report = json!({ "file": loaded.file, "inputs": inputs, "processes": processes });
+        print(&format!("{report:#}\n"))?;
     } else {
         done.iter().try_for_each(|(name, installed)| print(&format!("{name}: {}\n", as_text(installed))))?;
+        processes.iter().try_for_each(|(name, what)| print(&format!("{name}: {what}\n")))?;
     }
     let failed: usize = done.iter().map(|(_, installed)| installed.failed.len()).sum();
     if failed > 0 {

@@ -11,6 +11,7 @@ mod moving;
 mod refusals;
 mod running;
 mod servers;
+mod sql;
 mod support;
 mod takeover;
 mod uninstall;

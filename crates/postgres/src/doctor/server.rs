@@ -17,10 +17,47 @@ pub(super) async fn server(
     let row = bounded("asking for the version", client.query_one(sql, &[])).await?;
     let version: String = row.get(0);
     // Older servers and standbys are refused before anything can be asked.
-    Ok(vec![
+    let mut findings = vec![
         Finding::ok("version", format!("PostgreSQL {version} at {connection}")),
         Finding::ok("standby", "it is a primary"),
-    ])
+    ];
+    if refuses_to_attach(client).await? {
+        findings.push(Finding::problem(
+            "version",
+            format!(
+                "PostgreSQL {version} refuses to attach a covered table as a partition, or to let it inherit: it takes \
+                 every trigger with transition tables for a row trigger, as newer minor releases don't"
+            ),
+            "update to the newest minor release; until then, drop our triggers on the table before it is attached",
+        ));
+    }
+    Ok(findings)
+}
+
+/// Tries what some minor releases refuse: see [`refuses_to_attach`]. All of it is temporary, and undone by its last line.
+const ATTACH: &str = "DO $try$ BEGIN
+    CREATE TEMP TABLE dapper_whole (id int) PARTITION BY RANGE (id);
+    CREATE TEMP TABLE dapper_part (id int);
+    CREATE FUNCTION pg_temp.dapper_nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER dapper_part AFTER INSERT ON pg_temp.dapper_part REFERENCING NEW TABLE AS n
+        FOR EACH STATEMENT EXECUTE FUNCTION pg_temp.dapper_nothing();
+    BEGIN
+        ALTER TABLE pg_temp.dapper_whole ATTACH PARTITION pg_temp.dapper_part FOR VALUES FROM (0) TO (1);
+    EXCEPTION WHEN feature_not_supported THEN
+        RAISE EXCEPTION USING ERRCODE = 'DP002', MESSAGE = 'refused';
+    END;
+    RAISE EXCEPTION USING ERRCODE = 'DP001', MESSAGE = 'undone';
+END $try$";
+
+/// Whether the server lets `ALTER TABLE … ATTACH PARTITION` and `INHERIT` fail on a table with triggers like ours. Tried,
+/// since it differs between minor releases. A role that may not even try is not told.
+pub(crate) async fn refuses_to_attach(client: &Client) -> Result<bool, PostgresError> {
+    match bounded("trying to attach a partition", client.batch_execute(ATTACH)).await {
+        Err(PostgresError::Statement { source, .. }) => {
+            Ok(source.code().is_some_and(|code| code.code() == "DP002"))
+        }
+        other => other.map(|()| false),
+    }
 }
 
 /// The settings that matter to us, for this role in this database.
@@ -93,7 +130,7 @@ SELECT pg_catalog.format('%s on %s.%s', r.privilege, $1::text, r.name)
   FROM (VALUES ('change_sets', 'SELECT'), ('change_sets_0', 'TRUNCATE'), ('change_sets_1', 'TRUNCATE'),
                ('change_sets_2', 'TRUNCATE'), ('change_sets_3', 'TRUNCATE'), ('cursors', 'SELECT'),
                ('cursors', 'INSERT'), ('cursors', 'UPDATE'), ('cursors', 'TRUNCATE'), ('change_sets_seq', 'SELECT'),
-               ('wake_up', 'SELECT'), ('wake_up', 'UPDATE')) r (name, privilege)
+               ('wake_up', 'SELECT'), ('wake_up', 'UPDATE'), ('missed', 'SELECT')) r (name, privilege)
   JOIN pg_catalog.pg_namespace n ON n.nspname = $1
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = r.name
  WHERE NOT pg_catalog.has_table_privilege(c.oid, r.privilege)

@@ -6,7 +6,7 @@ use super::{Finding, Thresholds, duration, size};
 use crate::PostgresError;
 use crate::input::application_name;
 use crate::names::quote_identifier;
-use crate::options::Options;
+use crate::options::{OnCaptureError, Options};
 use crate::session::{Session, bounded};
 
 /// Unread change sets that are counted; more are "more than".
@@ -114,6 +114,27 @@ pub(super) async fn cursor(session: &Session, options: &Options) -> Result<Vec<F
         Finding::ok("replicas", format!("{connections} connection(s)"))
     });
     Ok(findings)
+}
+
+/// Statements that passed unrecorded.
+pub(super) async fn missed(client: &Client, options: &Options) -> Result<Vec<Finding>, PostgresError> {
+    let schema = quote_identifier(&options.names.schema);
+    let sql = format!("SELECT CASE WHEN m.is_called THEN m.last_value ELSE 0 END FROM {schema}.missed m");
+    let missed: i64 = bounded("counting what was missed", client.query_one(&sql, &[])).await?.get(0);
+    if missed == 0 {
+        return Ok(match options.on_capture_error {
+            OnCaptureError::Fail => Vec::new(),
+            OnCaptureError::Skip => vec![Finding::ok("missed", "no statement passed unrecorded")],
+        });
+    }
+    Ok(vec![Finding::problem(
+        "missed",
+        format!("the changes of about {missed} statement(s) could not be recorded and are lost"),
+        format!(
+            "see the server's log for the tables and the errors, put right what they name, do for these tables what was \
+             missed, then run ALTER SEQUENCE {schema}.missed RESTART"
+        ),
+    )])
 }
 
 /// Size and age of what is stored.

@@ -20,11 +20,19 @@ pub(super) async fn tables(client: &Client, options: &Options) -> Result<Vec<Fin
         if wanted && table.key().is_empty() {
             keyless.push(table.to_string());
         }
+        if let Some(refused) = options.refuses(&table) {
+            any_wanted = true;
+            findings.push(Finding::problem(
+                "tables",
+                format!("table {table} is not covered: {refused}"),
+                "leave it out with `exclude`, or detach the foreign table",
+            ));
+        }
         if !drifts.is_empty() {
             findings.push(uncovered(&table.to_string(), wanted, &drifts));
         } else if wanted {
             covered.push(table.to_string());
-        } else {
+        } else if options.refuses(&table).is_none() {
             unmatched.push(table.to_string());
         }
     }

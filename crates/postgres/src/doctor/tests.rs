@@ -51,7 +51,13 @@ async fn nothing_is_wrong_with_a_running_input() {
     let replica = Replica::start(config.clone(), locks(&store)).await;
     wait_until_covered(&client, "orders").await;
     wait_until_covered(&client, "log").await;
-    let findings = diagnose(&config).await.unwrap();
+    let mut findings = diagnose(&config).await.unwrap();
+    // A server of a minor release that has the fault is not what is looked at here.
+    if super::server::refuses_to_attach(&client).await.unwrap() {
+        let told = |finding: &Finding| finding.message.contains("refuses to attach");
+        assert_eq!(findings.iter().filter(|finding| told(finding)).count(), 1);
+        findings.retain(|finding| !told(finding));
+    }
     assert_eq!(problems(&findings), [""; 0], "{findings:#?}");
     let notes: Vec<_> = findings.iter().filter(|finding| finding.severity == Severity::Note).collect();
     let notes: Vec<_> = notes.iter().map(|finding| finding.message.as_str()).collect();

@@ -314,18 +314,19 @@ async fn drain(stage: &Stage, ledger: &Ledger, started: Instant) -> Result<(Verd
     let client = connect(&target.url).await?;
     // Whatever was still being committed when its writer lost it has ended by then.
     sleep(AFTERMATH).await;
-    let truth = audit::read(&client, target.timeline).await?;
+    let mut truth = audit::read(&client, target.timeline).await?;
     let server: String = client.query_one("SHOW server_version", &[]).await?.get(0);
     let begun = Instant::now();
     loop {
+        audit::effects(&client, &mut truth).await?;
         let verdict = verdict::judge(ledger, &truth, &stage.link.keys(), &stage.link.counts());
         if stage.options.progress {
-            let (lost, seconds) = (verdict.lost, started.elapsed().as_secs());
+            let (lost, seconds) = (verdict.lost + verdict.effects_missing, started.elapsed().as_secs());
             eprintln!("{seconds:5} s  no more faults; {lost} events still to come");
         }
         let quiet = stage.link.quiet_for().min(begun.elapsed());
         let limit = if stage.options.broken.is_some() { DRAIN_LIMIT_BROKEN } else { DRAIN_LIMIT };
-        let done = verdict.lost == 0 && quiet > AFTERMATH;
+        let done = verdict.lost + verdict.effects_missing == 0 && quiet > AFTERMATH;
         if done || quiet > limit || begun.elapsed() > DRAIN_LIMIT_ALL {
             break;
         }

@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::Failure;
+use super::ledger::Table;
 use super::verdict::Truth;
 
 /// A row of ours changes its token only when a higher one is granted or seals it; from then on it is the session that
@@ -29,16 +30,19 @@ BEGIN
 END $$;
 CREATE FUNCTION audit.cursor() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM audit.record('cursor', OLD.token, NEW.token, false);
+    PERFORM audit.record('cursor in ' || TG_TABLE_SCHEMA, OLD.token, NEW.token, false);
     RETURN NULL;
 END $$;
 CREATE FUNCTION audit.lease() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM audit.record('lease', OLD.token, NEW.token, NEW.holder IS NULL);
+    PERFORM audit.record('lease in ' || TG_TABLE_SCHEMA, OLD.token, NEW.token, NEW.holder IS NULL);
     RETURN NULL;
 END $$;
 CREATE TRIGGER audit AFTER UPDATE ON dapper_chaos.cursors FOR EACH ROW EXECUTE FUNCTION audit.cursor();
 CREATE TRIGGER audit AFTER UPDATE ON dapper_chaos.leases FOR EACH ROW WHEN (NEW.resource <> '')
+    EXECUTE FUNCTION audit.lease();
+CREATE TRIGGER audit AFTER UPDATE ON dapper_effects.cursors FOR EACH ROW EXECUTE FUNCTION audit.cursor();
+CREATE TRIGGER audit AFTER UPDATE ON dapper_effects.leases FOR EACH ROW WHEN (NEW.resource <> '')
     EXECUTE FUNCTION audit.lease();
 "#;
 
@@ -53,7 +57,22 @@ pub(super) async fn stale(client: &Client) -> Result<u64, Failure> {
     Ok(count.unsigned_abs())
 }
 
-/// Waits until nobody writes any more, and reads everything.
+/// What took effect through the inbox so far.
+pub(super) async fn effects(client: &Client, truth: &mut Truth) -> Result<(), Failure> {
+    truth.effects.clear();
+    let sql = "SELECT location, id, count(*), count(*) - count(DISTINCT event_id) FROM effects.effects GROUP BY 1, 2";
+    truth.doubles = 0;
+    for row in client.query(sql, &[]).await? {
+        let (location, id): (&str, &str) = (row.get(0), row.get(1));
+        let table = Table::from_name(location).ok_or("an effect of an unknown table")?;
+        let number = table.number(id).ok_or("an effect with an unknown key")?;
+        truth.effects.insert((table, number), row.get::<_, i64>(2).unsigned_abs());
+        truth.doubles += row.get::<_, i64>(3).unsigned_abs();
+    }
+    Ok(())
+}
+
+/// Reads everything.
 pub(super) async fn read(client: &Client, timeline: u32) -> Result<Truth, Failure> {
     let mut truth = Truth { timeline, ..Truth::default() };
     for row in client.query("SELECT id FROM audit.transactions", &[]).await? {
@@ -65,5 +84,6 @@ pub(super) async fn read(client: &Client, timeline: u32) -> Result<Truth, Failur
     for row in client.query("SELECT finding FROM audit.stale ORDER BY id", &[]).await? {
         truth.stale.push(format!("stale write accepted: {}", row.get::<_, &str>(0)));
     }
+    effects(client, &mut truth).await?;
     Ok(truth)
 }

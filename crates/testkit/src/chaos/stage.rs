@@ -1,6 +1,6 @@
 //! Everything that a run needs: PostgreSQL with its standby, the replicas, the receiver, the writers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +17,8 @@ use super::writers::{Pace, TABLES, Target};
 use super::{ChaosOptions, Failure, HOOK_TIMEOUT, audit};
 use crate::{Database, Proxy, Server, ServerOptions, StopMode, connect};
 
+/// Of every replica.
+const INPUTS: [&str; 2] = ["chaos", "effects"];
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// Few enough that a fault can use them up.
 const CONNECTIONS: u32 = 70;
@@ -123,7 +125,11 @@ impl Stage {
         self.slots[0].start(&self.settings, &self.notes)?;
         let deadline = Instant::now() + START_LIMIT;
         let covered = |replica: &crate::Replica| {
-            replica.log().lines().iter().any(|line| line.message() == "tables under capture")
+            let lines = replica.log().lines();
+            let covered = lines.iter().filter(|line| line.message() == "tables under capture");
+            let inputs: HashSet<String> =
+                covered.filter_map(|line| Some(line.field("input")?.as_str()?.to_owned())).collect();
+            inputs.len() == INPUTS.len()
         };
         while self.slots[0].with(covered) != Some(true) {
             if Instant::now() > deadline {
@@ -273,7 +279,8 @@ impl Servers {
     }
 }
 
-/// What every replica runs.
+/// What every replica runs. All changes go to the webhook; few, since each is a transaction, through the inbox, by an input of
+/// their own.
 fn pipeline(ttl: Duration) -> String {
     format!(
         "[lock]\nbackend = \"postgres\"\nttl = \"{}ms\"\n\n\
@@ -281,7 +288,14 @@ fn pipeline(ttl: Duration) -> String {
          retention = \"1s\"\n\n\
          [[processes]]\nname = \"hook\"\ntype = \"webhook\"\n[processes.execution_context]\n\
          url = \"${{HOOK_URL}}\"\ntimeout = \"{}ms\"\n[processes.retry]\nmax_backoff = \"500ms\"\n\n\
-         [[links]]\ninput = \"chaos\"\nprocess = \"hook\"\n",
+         [[links]]\ninput = \"chaos\"\nprocess = \"hook\"\n\n\
+         [[inputs]]\nname = \"effects\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
+         tables = [\"public.counters\", \"public.followups\"]\nretention = \"1s\"\n\n\
+         [[processes]]\nname = \"effect\"\ntype = \"sql\"\n[processes.execution_context]\n\
+         connection_string = \"${{DATABASE_URL}}\"\ntimeout = \"3s\"\n\
+         statement = \"INSERT INTO effects.effects VALUES (:event_id, :location, :id)\"\n\
+         [processes.retry]\nmax_backoff = \"500ms\"\n\n\
+         [[links]]\ninput = \"effects\"\nprocess = \"effect\"\n",
         ttl.as_millis(),
         HOOK_TIMEOUT.as_millis()
     )

@@ -42,8 +42,12 @@ pub struct Verdict {
     pub malformed: u64,
     /// Replicas that ended, or broke, by themselves.
     pub broken_replicas: u64,
-    /// Events that had their effect twice through the inbox; `None` where no link goes through one.
-    pub double_effects: Option<u64>,
+    /// Committed changes that took no effect through the inbox, of those that go there.
+    pub effects_missing: u64,
+    /// Events that took effect twice through the inbox.
+    pub double_effects: u64,
+    /// Effects through the inbox.
+    pub effects: u64,
     /// The first findings in words.
     pub findings: Vec<String>,
 }
@@ -57,6 +61,10 @@ pub(super) struct Truth {
     pub(super) followups: Vec<u64>,
     /// How many promotions there were.
     pub(super) timeline: u32,
+    /// How often each key took effect through the inbox.
+    pub(super) effects: HashMap<(Table, u64), u64>,
+    /// Effects of events that had had one.
+    pub(super) doubles: u64,
     /// What the audit found, in words.
     pub(super) stale: Vec<String>,
 }
@@ -83,7 +91,8 @@ impl Verdict {
             ("application statements failed", self.failed_statements),
             ("malformed events", self.malformed),
             ("replicas broken", self.broken_replicas),
-            ("double effects through the inbox", self.double_effects.unwrap_or(0)),
+            ("without effect through the inbox", self.effects_missing),
+            ("double effects through the inbox", self.double_effects),
         ];
         all.into_iter().filter(|(_, count)| *count > 0).collect()
     }
@@ -118,6 +127,7 @@ pub(super) fn judge(
         malformed: counts.malformed,
         stale_accepted: truth.stale.len() as u64,
         failed_statements: ledger.failed_statements.len() as u64,
+        effects: truth.effects.values().sum(),
         ..Verdict::default()
     };
     let mut known: HashMap<(Table, u64), &Block> = HashMap::new();
@@ -126,11 +136,16 @@ pub(super) fn judge(
         judge_block(block, ledger, truth, keys, &mut verdict);
     }
     judge_contended(ledger, truth, keys, &mut verdict);
+    verdict.double_effects += truth.doubles;
     for &id in &truth.followups {
         verdict.committed += 1;
         if !keys.contains_key(&(Table::FOLLOWUPS, id)) {
             verdict.lost += 1;
             verdict.find(|| format!("lost: follow-up {id}"));
+        }
+        if !truth.effects.contains_key(&(Table::FOLLOWUPS, id)) {
+            verdict.effects_missing += 1;
+            verdict.find(|| format!("without effect: follow-up {id}"));
         }
     }
     let followups: HashSet<u64> = truth.followups.iter().copied().collect();
@@ -217,6 +232,13 @@ fn judge_contended(ledger: &Ledger, truth: &Truth, keys: &HashMap<(Table, u64), 
         if got < must || got > must + may {
             verdict
                 .find(|| format!("{} {number}: {must} committed, {may} perhaps, {got} came", table.name()));
+        }
+        // What takes a change back takes its effect back, too: they are in one server, one after the other.
+        let effects = truth.effects.get(&(table, number)).copied().unwrap_or(0);
+        verdict.effects_missing += must.saturating_sub(effects);
+        verdict.double_effects += effects.saturating_sub(must);
+        if effects != must {
+            verdict.find(|| format!("{} {number}: {must} committed, {effects} took effect", table.name()));
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) struct Pace {
     pub(super) due: Mutex<Instant>,
 }
 
-/// The tables, and the log of transactions, which is not captured. One row says of a transaction that it committed.
+/// The tables; and, which are not captured, what a process of type `sql` writes, and the log of transactions. One row says of a transaction that it committed.
 pub(super) const TABLES: &str = "
 CREATE TABLE orders (id bigint PRIMARY KEY, n int NOT NULL DEFAULT 0, note text);
 CREATE TABLE customers (code text PRIMARY KEY, n int NOT NULL DEFAULT 0, note text);
@@ -42,6 +42,8 @@ CREATE TABLE order_lines (order_id bigint, line int, n int NOT NULL DEFAULT 0, P
 CREATE TABLE counters (id bigint PRIMARY KEY, n int NOT NULL DEFAULT 0);
 CREATE TABLE followups (id bigserial PRIMARY KEY, note text);
 CREATE SCHEMA audit;
+CREATE SCHEMA effects;
+CREATE TABLE effects.effects (event_id text, location text, id text);
 CREATE TABLE audit.transactions (id bigint PRIMARY KEY);
 INSERT INTO counters SELECT generate_series(1, 8);
 ";

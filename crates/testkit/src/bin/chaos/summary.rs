@@ -5,9 +5,6 @@ use comfy_table::presets::UTF8_FULL_CONDENSED;
 use dapper_testkit::chaos::{ChaosReport, Fault};
 use serde_json::{Value, json};
 
-/// What there is no link for yet.
-const NO_INBOX: &str = "not checked: no link of this run goes through an inbox";
-
 pub(crate) struct Summary(pub(crate) ChaosReport);
 
 impl Summary {
@@ -42,7 +39,6 @@ impl Summary {
     fn figures(&self) -> Vec<(String, String)> {
         let ChaosReport { verdict, took, restarts, failed_starts, promotions, .. } = &self.0;
         let row = |name: &str, value: u64| (name.to_owned(), value.to_string());
-        let effects = verdict.double_effects.map_or_else(|| NO_INBOX.to_owned(), |count| count.to_string());
         vec![
             row("minutes", took.as_secs() / 60),
             row("faults injected", self.0.injected()),
@@ -54,7 +50,9 @@ impl Summary {
             row("**out of order per key**", verdict.out_of_order),
             row("**stale tokens accepted**", verdict.stale_accepted),
             row("**application statements failed**", verdict.failed_statements),
-            ("**double effects through the inbox**".to_owned(), effects),
+            row("**double effects through the inbox**", verdict.double_effects),
+            row("**without effect through the inbox**", verdict.effects_missing),
+            row("effects through the inbox", verdict.effects),
             row("malformed events", verdict.malformed),
             row("replicas that broke by themselves", verdict.broken_replicas),
             row("repeats, marked", verdict.repeats_marked),

@@ -84,6 +84,8 @@ pub struct ChaosOptions {
     pub kinds: Vec<Fault>,
     /// A rule that the replicas break, to see whether it is noticed.
     pub broken: Option<Rule>,
+    /// Whether effects go through the inbox. Without, they must come twice, which shows that it would be noticed.
+    pub inbox: bool,
     /// A folder for the logs of all replicas.
     pub keep: Option<PathBuf>,
     /// Whether to say each second how far it has come, on standard error.
@@ -120,6 +122,11 @@ impl ChaosOptions {
     fn rate(&self) -> f64 {
         let seconds = self.limit.as_secs_f64().max(1.0);
         self.events.map_or(DEFAULT_RATE, |events| events as f64 / (seconds * 0.75)).max(20.0)
+    }
+
+    /// Whether something is to be found.
+    fn is_broken(&self) -> bool {
+        self.broken.is_some() || !self.inbox
     }
 
     fn schedule(&self) -> Vec<plan::Planned> {
@@ -204,7 +211,7 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
             tick = Instant::now() + TICK;
             stage.thaw_strays();
             progress(stage, pace, started, slots.available_permits());
-            if stage.options.broken.is_some() && is_red(stage).await {
+            if stage.options.is_broken() && is_red(stage).await {
                 break;
             }
         }
@@ -215,7 +222,7 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
             planned.length.is_multiple_of(4)
                 || stage.link.counts().events >= events + FLOW
                 || last.elapsed() > FLOW_LIMIT
-                || stage.options.broken.is_some()
+                || stage.options.is_broken()
         };
         if let Some(planned) = next.filter(|planned| wanted && Instant::now() >= due && flows(planned))
             && let Ok(permit) = Arc::clone(&slots).try_acquire_owned()
@@ -325,7 +332,7 @@ async fn drain(stage: &Stage, ledger: &Ledger, started: Instant) -> Result<(Verd
             eprintln!("{seconds:5} s  no more faults; {lost} events still to come");
         }
         let quiet = stage.link.quiet_for().min(begun.elapsed());
-        let limit = if stage.options.broken.is_some() { DRAIN_LIMIT_BROKEN } else { DRAIN_LIMIT };
+        let limit = if stage.options.is_broken() { DRAIN_LIMIT_BROKEN } else { DRAIN_LIMIT };
         let done = verdict.lost + verdict.effects_missing == 0 && quiet > AFTERMATH;
         if done || quiet > limit || begun.elapsed() > DRAIN_LIMIT_ALL {
             break;

@@ -118,7 +118,7 @@ async fn receiver(stage: &Stage, mood: Mood, share: f64) -> Result<bool, Failure
 
 async fn network(stage: &Stage, fault: Fault, (choice, share): (u32, f64)) -> bool {
     // Where a broken rule is to be noticed, it is the holder, and for long enough that another takes over.
-    let aimed = stage.options.broken.is_some();
+    let aimed = stage.options.is_broken();
     let Some(claim) = stage.claim(choice | u32::from(aimed)) else { return false };
     let mut lasts = stage.options.ttl.mul_f64(0.3 + if aimed { 1.2 } else { share * 1.6 });
     let faults = match fault {

@@ -80,7 +80,7 @@ impl Stage {
         let (target, targets) = watch::channel(Target { url: database.url(), timeline: 0 });
         let settings = Arc::new(Settings {
             program: options.program.clone(),
-            pipeline: pipeline(options.ttl),
+            pipeline: pipeline(options.ttl, options.inbox),
             environment: vec![("HOOK_URL".to_owned(), hook.url())],
             broken: options.broken.map_or_else(String::new, |rule| format!("break={}", rule.name())),
             keep: options.keep.clone(),
@@ -281,7 +281,7 @@ impl Servers {
 
 /// What every replica runs. All changes go to the webhook; few, since each is a transaction, through the inbox, by an input of
 /// their own.
-fn pipeline(ttl: Duration) -> String {
+fn pipeline(ttl: Duration, inbox: bool) -> String {
     format!(
         "[lock]\nbackend = \"postgres\"\nttl = \"{}ms\"\n\n\
          [[inputs]]\nname = \"chaos\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
@@ -292,7 +292,7 @@ fn pipeline(ttl: Duration) -> String {
          [[inputs]]\nname = \"effects\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
          tables = [\"public.counters\", \"public.followups\"]\nretention = \"1s\"\n\n\
          [[processes]]\nname = \"effect\"\ntype = \"sql\"\n[processes.execution_context]\n\
-         connection_string = \"${{DATABASE_URL}}\"\ntimeout = \"3s\"\n\
+         connection_string = \"${{DATABASE_URL}}\"\ntimeout = \"3s\"\ninbox = \"{inbox}\"\n\
          statement = \"INSERT INTO effects.effects VALUES (:event_id, :location, :id)\"\n\
          [processes.retry]\nmax_backoff = \"500ms\"\n\n\
          [[links]]\ninput = \"effects\"\nprocess = \"effect\"\n",

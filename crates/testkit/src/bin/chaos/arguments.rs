@@ -46,8 +46,11 @@ pub(crate) struct Arguments {
     #[arg(long = "break", value_name = "RULE", value_parser = rule)]
     broken: Option<Rule>,
     /// Break each rule, one at a time, with the faults that show it: each run must find something
-    #[arg(long, conflicts_with_all = ["broken", "faults", "events", "only", "without", "minutes"])]
+    #[arg(long, conflicts_with_all = ["broken", "no_inbox", "faults", "events", "only", "without", "minutes"])]
     pub(crate) controls: bool,
+    /// Let effects go past the inbox: the run must then find something
+    #[arg(long)]
+    no_inbox: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -77,6 +80,7 @@ impl Arguments {
             seed: self.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000)),
             kinds: only.into_iter().filter(|fault| !self.without.contains(fault)).collect(),
             broken: None,
+            inbox: !self.no_inbox,
             keep: self.keep.clone(),
             progress: true,
         };
@@ -109,6 +113,13 @@ pub(crate) fn breaking(options: ChaosOptions, rule: Rule) -> ChaosOptions {
         apart,
         ..options
     }
+}
+
+/// The same past the inbox, with faults that repeat events.
+pub(crate) fn past_inbox(options: ChaosOptions) -> ChaosOptions {
+    let kinds = vec![Fault::KillHolder, Fault::KillAny, Fault::KillAtPoint];
+    let (apart, limit) = (Some(Duration::from_millis(1500)), Duration::from_secs(60));
+    ChaosOptions { inbox: false, kinds, faults: None, events: None, limit, apart, ..options }
 }
 
 fn minutes(text: &str) -> Result<f64, String> {

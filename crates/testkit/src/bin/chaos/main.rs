@@ -9,7 +9,7 @@ use clap::Parser;
 use dapper_testkit::chaos::{Rule, run};
 use dapper_testkit::failover::Failure;
 
-use crate::arguments::{Arguments, breaking};
+use crate::arguments::{Arguments, breaking, past_inbox};
 use crate::summary::Summary;
 
 fn main() -> ExitCode {
@@ -45,14 +45,15 @@ async fn play(arguments: &Arguments) -> Result<bool, Failure> {
         return Ok(summary.is_good());
     }
     let mut good = true;
-    for rule in Rule::ALL {
-        eprintln!("\nbroken: {}; seed {}", rule.name(), options.seed);
-        let report = run(breaking(options.clone(), rule)).await?;
+    let broken = Rule::ALL.map(|rule| (rule.name(), breaking(options.clone(), rule)));
+    for (name, options) in broken.into_iter().chain([("inbox", past_inbox(options.clone()))]) {
+        eprintln!("\nbroken: {name}; seed {}", options.seed);
+        let report = run(options).await?;
         let (violations, seconds) = (report.verdict.violations(), report.took.as_secs());
         let found: Vec<String> = violations.iter().map(|(name, count)| format!("{name}: {count}")).collect();
         let colour = if found.is_empty() { "GREEN, AND SHOULD BE RED" } else { "red" };
         good &= !found.is_empty();
-        println!("{:24} {colour} after {seconds} s: {}", rule.name(), found.join(", "));
+        println!("{name:24} {colour} after {seconds} s: {}", found.join(", "));
     }
     println!("{}", if good { "Every broken rule was noticed." } else { "A BROKEN RULE WAS NOT NOTICED." });
     Ok(good)

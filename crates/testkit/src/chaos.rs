@@ -199,7 +199,9 @@ pub async fn run(options: ChaosOptions) -> Result<ChaosReport, Failure> {
 
 /// Injects faults until there were enough, and events enough, or time is up, or what was to be noticed was.
 async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Planned>, started: Instant) {
-    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    // Who is to take over must not be disturbed, too.
+    let at_once = if stage.options.is_broken() { 1 } else { AT_ONCE };
+    let slots = Arc::new(Semaphore::new(at_once));
     let mut running = JoinSet::new();
     let mut schedule = schedule.into_iter();
     let mut next = schedule.next();
@@ -210,7 +212,7 @@ async fn disturb(stage: &Arc<Stage>, pace: &Arc<Pace>, schedule: Vec<plan::Plann
         if Instant::now() >= tick {
             tick = Instant::now() + TICK;
             stage.thaw_strays();
-            progress(stage, pace, started, slots.available_permits());
+            progress(stage, pace, started, at_once - slots.available_permits());
             if stage.options.is_broken() && is_red(stage).await {
                 break;
             }
@@ -271,7 +273,7 @@ async fn is_red(stage: &Stage) -> bool {
     timeout(TICK, stale).await.is_ok_and(|stale| stale.is_ok_and(|count| count > 0))
 }
 
-fn progress(stage: &Stage, pace: &Pace, started: Instant, free: usize) {
+fn progress(stage: &Stage, pace: &Pace, started: Instant, at_work: usize) {
     if !stage.options.progress {
         return;
     }
@@ -282,7 +284,7 @@ fn progress(stage: &Stage, pace: &Pace, started: Instant, free: usize) {
         pace.committed.load(Ordering::Relaxed),
         counts.events,
         injected(stage),
-        AT_ONCE - free,
+        at_work,
         counts.token,
         counts.repeats_unmarked,
         counts.out_of_order,

@@ -332,13 +332,16 @@ mod tests {
     #[test]
     fn what_was_not_taken_is_no_event_and_its_repeat_must_be_marked() {
         let link = Link::default();
+        let send = |number: u32| {
+            let body = String::from_utf8(event(number, "create", 1, 1, 1)).unwrap();
+            link.arrive(body.replace("\"id\":\"7\"", &format!("\"id\":\"{number}\"")).as_bytes()).status
+        };
         link.set_mood(Mood::Failing);
-        let key_that_fails = (0..100).find(|number| {
-            let body = String::from_utf8(event(0, "create", 1, 1, 1)).unwrap();
-            let body = body.replace("\"id\":\"7\"", &format!("\"id\":\"{number}\""));
-            link.arrive(body.as_bytes()).status == 500
-        });
-        assert!(key_that_fails.is_some());
-        assert!(link.counts().repeats_unmarked > 0 || link.counts().events == 0);
+        let refused = (0..100).find(|&number| send(number) == 500).unwrap();
+        assert!(!link.keys().contains_key(&(Table::ORDERS, refused.into())));
+        link.set_mood(Mood::Fine);
+        let before = link.counts();
+        assert_eq!((send(refused), link.counts().events), (200, before.events + 1));
+        assert_eq!((before.repeats_unmarked, link.counts().repeats_unmarked), (0, 1));
     }
 }

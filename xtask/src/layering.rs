@@ -6,16 +6,17 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 16] = [
+const ALLOWED: [(&str, &[&str]); 17] = [
+    ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
-    ("dapper-lock", &[]),
+    ("dapper-lock", &["dapper-failpoints"]),
     ("dapper-lock-conformance", &["dapper-lock"]),
-    ("dapper-lock-postgres", &["dapper-lock"]),
+    ("dapper-lock-postgres", &["dapper-lock", "dapper-failpoints"]),
     ("dapper-lock-etcd", &["dapper-lock"]),
     ("dapper-lock-simulation", &["dapper-lock"]),
-    ("dapper-orchestrator", &["dapper-core"]),
-    ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock"]),
+    ("dapper-orchestrator", &["dapper-core", "dapper-failpoints"]),
+    ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock", "dapper-failpoints"]),
     ("dapper-inbox", &[]),
     ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
     ("dapper-webhook", &["dapper-core"]),
@@ -23,6 +24,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
         "dapper-orchestrator-cli",
         &[
             "dapper-core",
+            "dapper-failpoints",
             "dapper-payload",
             "dapper-lock",
             "dapper-lock-postgres",
@@ -33,7 +35,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
             "dapper-webhook",
         ],
     ),
-    ("dapper-testkit", &["dapper-core"]),
+    ("dapper-testkit", &["dapper-core", "dapper-failpoints"]),
     (
         "dapper-repro",
         &[

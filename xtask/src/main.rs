@@ -1,6 +1,7 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
 mod capture;
+mod chaos;
 mod check;
 mod conformance;
 mod demo;
@@ -46,6 +47,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Capture(capture::Capture),
+    Chaos(chaos::Chaos),
     Demo(demo::Demo),
     Failover(failover::Failover),
     Simulate(simulation::Simulate),
@@ -66,6 +68,7 @@ struct Ci {}
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Chaos(chaos) => return chaos.run().unwrap_or_else(|error| fail(&error)),
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
         Command::Simulate(simulate) => simulate.run(),

@@ -71,6 +71,8 @@ impl App {
     pub fn main(self) -> ExitCode {
         let arguments = Arguments::parse();
         logging::start(arguments.log_format, arguments.log_level);
+        #[cfg(feature = "failpoints")]
+        failpoints();
         match self.run(arguments.command) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -91,6 +93,18 @@ impl App {
         // What still blocks, such as a name that is being looked up, must not hold up the end.
         runtime.shutdown_background();
         result
+    }
+}
+
+/// Takes up what the tests of dapper want broken. Nothing of this is in an ordinary build.
+#[cfg(feature = "failpoints")]
+fn failpoints() {
+    tracing::warn!("this program was built to be broken by tests; use it for nothing else");
+    if let Ok(text) = std::env::var("DAPPER_FAILPOINTS")
+        && let Err(error) = dapper_failpoints::configure(&text)
+    {
+        tracing::error!("DAPPER_FAILPOINTS: {error}");
+        std::process::exit(1);
     }
 }
 

@@ -67,6 +67,9 @@
 //! The table is made on first use, in a schema of its own, under a transaction's advisory lock. Where it is there
 //! already, the role needs `USAGE` on the schema and `SELECT, INSERT, UPDATE` on the table, and nothing else.
 
+#[macro_use]
+mod failpoint;
+
 mod connector;
 mod error;
 mod install;

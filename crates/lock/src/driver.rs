@@ -253,7 +253,9 @@ impl Driver {
         // No timeout: the machine stops trusting in time, whether or not there is an answer.
         let answer = Box::pin(async move {
             felt.await;
+            reach!(BeforeRenew);
             let (reply, error) = split(store.renew(&term, ttl).await);
+            reach!(AfterRenew);
             if let Some(error) = &error {
                 tracing::warn!(
                     resource = %term.resource, token = term.token.get(), error = error as &dyn std::error::Error,

@@ -29,6 +29,9 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(example()).unwrap();
 //! ```
 
+#[macro_use]
+mod failpoint;
+
 mod backoff;
 mod clock;
 mod config;

@@ -273,7 +273,11 @@ impl Pool {
     }
 
     fn job(&self, route: u32, ticket: &Arc<Ticket>) -> Job {
-        let lane = self.hasher.hash_one((route, &ticket.event.location, &ticket.event.id));
+        let lane = if is_broken!(PerKeyOrder) {
+            self.hasher.hash_one((route, &ticket.event.event_id))
+        } else {
+            self.hasher.hash_one((route, &ticket.event.location, &ticket.event.id))
+        };
         Job { ticket: Arc::clone(ticket), lane, route, retry: None }
     }
 
@@ -388,6 +392,7 @@ impl Pool {
         {
             return Outcome::Stored(job);
         }
+        reach!(BeforeCall);
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
             tokio::select! {
@@ -396,6 +401,7 @@ impl Pool {
                 () = self.cut_off.cancelled() => None,
             }
         };
+        reach!(AfterCall);
         let (status, cause) = match result {
             None => return Outcome::Abandoned(job),
             Some(Ok(Ok(status))) if status.status == ProcessExitStatus::Fail => {

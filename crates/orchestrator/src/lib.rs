@@ -57,6 +57,9 @@
 //! # }).unwrap();
 //! ```
 
+#[macro_use]
+mod failpoint;
+
 mod builder;
 mod diagram;
 mod dispatch;

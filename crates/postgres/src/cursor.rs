@@ -216,6 +216,14 @@ fn to_sql(token: u64) -> Result<i64, PostgresError> {
 /// those of the next process: whoever comes with one is taken to be alone. After a promotion everything visible now may
 /// have been delivered by the old primary without this server knowing, so all of it counts as claimed.
 fn seal_sql(schema: &str) -> String {
+    if is_broken!(Seal) {
+        return format!(
+            "SELECT prev::text, target::text, done, claimed::text, claimed_seq, attempt, version, token
+               FROM {schema}.cursors
+              WHERE partition = 0 AND system_identifier = $6 AND (timeline = $2 OR $3)
+                AND $1::int8 IS NOT NULL AND $4::text IS NOT NULL AND $5::bool IS NOT NULL"
+        );
+    }
     format!(
         "UPDATE {schema}.cursors SET
             token = CASE WHEN $5 THEN GREATEST(token + 1, token_base + $1) ELSE token_base + $1 END,
@@ -237,6 +245,11 @@ fn seal_sql(schema: &str) -> String {
 }
 
 fn save_sql(schema: &str) -> String {
+    let fence = if is_broken!(Fence) {
+        "$7::int8 >= 0 AND $8::int8 IS NOT NULL"
+    } else {
+        "token = $7 AND version = $8"
+    };
     format!(
         "UPDATE {schema}.cursors SET
             prev = $1::text::pg_catalog.pg_snapshot,
@@ -247,7 +260,7 @@ fn save_sql(schema: &str) -> String {
             attempt = $6,
             crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,
             version = version + 1
-         WHERE partition = 0 AND token = $7 AND version = $8
+         WHERE partition = 0 AND {fence}
          RETURNING CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
     )
 }

@@ -15,7 +15,7 @@ use crate::events::Stamp;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
-use crate::progress::{Chunk, Progress};
+use crate::progress::{Chunk, Position, Progress};
 use crate::reader::{Batch, Limits, Reader};
 use crate::rotation::Rotation;
 use crate::session::{Session, bounded};
@@ -339,6 +339,7 @@ impl<'a> Holder<'a> {
         let next = self.progress.next_read();
         let batch =
             self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
         self.progress.claim(Chunk {
@@ -352,8 +353,11 @@ impl<'a> Holder<'a> {
             return Ok(self.wake_up.found_nothing(batch.snapshot.xmin, awake_flag));
         }
         // The claim: fences, counts the attempt, and flushes everything that was read.
+        reach!(BeforeClaim);
         self.save().await?;
+        reach!(AfterClaim);
         self.hand_out(&batch, inherited.map_or(1, |(_, attempt)| attempt)).await?;
+        reach!(AfterHandOut);
         Ok(self.wake_up.found())
     }
 
@@ -396,7 +400,13 @@ impl<'a> Holder<'a> {
 
     async fn save(&mut self) -> Result<(), PostgresError> {
         if self.progress.is_dirty() {
-            self.cursor.save(self.client, &self.progress.position()).await?;
+            reach!(BeforeAdvance);
+            let mut position = self.progress.position();
+            if is_broken!(ClaimBeforeDeliver) {
+                position = Position { claimed: None, attempt: 0, ..position };
+            }
+            self.cursor.save(self.client, &position).await?;
+            reach!(AfterAdvance);
             self.progress.saved();
         }
         Ok(())

@@ -80,10 +80,12 @@ impl PostgresInput {
             lease = self.locks.acquire(&resource) => lease?,
         };
         tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
+        reach!(AfterGrant);
         let outcome = self.hold(&mut session, (prepared, &access), (&lease, store), sink, stop).await;
         if outcome.is_err() {
             lease.revoke();
         }
+        reach!(BeforeRelease);
         // Releasing is a courtesy to the next holder: when it fails, the lease ends by itself.
         let released = lease.release().await;
         tracing::info!(input = self.id(), released = released.is_ok(), "lease given up");
@@ -101,8 +103,10 @@ impl PostgresInput {
         let lost =
             |reason: String| PostgresError::LeaseLost { resource: self.options.names.schema.clone(), reason };
         let mut notifications = session.take_notifications();
+        reach!(BeforeSeal);
         let told = Arc::clone(&notifications.parked);
         let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store, told).await?;
+        reach!(AfterSeal);
         let outcome = tokio::select! {
             biased;
             reason = lease.lost() => Err(lost(format!("{reason:?}"))),

@@ -28,6 +28,9 @@
 //! # }
 //! ```
 
+#[macro_use]
+mod failpoint;
+
 mod capture;
 mod connection;
 mod coverage;

@@ -100,6 +100,15 @@ impl Reader {
         let claimed_seq = inherited.map_or(0, |claimed| claimed.seq);
         let Limits { rows, bytes } = self.limits;
         let doing = "reading change sets";
+        if is_broken!(NoXid) {
+            bounded(
+                doing,
+                client.batch_execute(
+                    "BEGIN; SELECT pg_catalog.pg_current_xact_id(), pg_catalog.pg_sleep(0.02)",
+                ),
+            )
+            .await?;
+        }
         let rows = match next {
             NextRead::Fresh { since } => {
                 let xmax = since.xmax.to_string();
@@ -117,7 +126,19 @@ impl Reader {
                 bounded(doing, client.query(&self.rest, &parameters)).await?
             }
         };
-        self.batch(&rows)
+        let mut batch = self.batch(&rows)?;
+        if is_broken!(NoXid) {
+            // What a process that shared the reading transaction would do, now and then.
+            let written =
+                if fastrand::u8(..4) == 0 { "INSERT INTO public.followups DEFAULT VALUES;" } else { "" };
+            bounded(doing, client.batch_execute(&format!("{written} COMMIT"))).await?;
+        }
+        if is_broken!(SameStatementSnapshot) {
+            let later = client.query_one("SELECT pg_catalog.pg_current_snapshot()::text", &[]);
+            let row = bounded(doing, later).await?;
+            batch.snapshot = row.get::<_, &str>(0).parse().unwrap_or(batch.snapshot);
+        }
+        Ok(batch)
     }
 
     fn batch(&self, rows: &[Row]) -> Result<Batch, PostgresError> {
@@ -152,7 +173,7 @@ fn read_header(row: &Row) -> Result<(Snapshot, i64), PostgresError> {
     if row.get(4) {
         return Err(PostgresError::Standby { server: "the session's server".into() });
     }
-    if let Some(xid) = row.get::<_, Option<&str>>(2) {
+    if let Some(xid) = row.get::<_, Option<&str>>(2).filter(|_| !is_broken!(NoXid)) {
         return Err(unexpected("the transaction id of the reading transaction, which must have none,", xid));
     }
     let wake_up: &str = row.get(1);

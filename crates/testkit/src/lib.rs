@@ -17,6 +17,7 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
 //! ```
 
+pub mod chaos;
 mod cluster;
 mod database;
 mod etcd;

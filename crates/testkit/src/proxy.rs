@@ -56,7 +56,7 @@ pub struct ProxiedConnection {
 
 #[derive(Debug)]
 struct Shared {
-    server: (String, u16),
+    server: Mutex<(String, u16)>,
     default: Mutex<Faults>,
     connections: Mutex<Vec<ProxiedConnection>>,
 }
@@ -116,7 +116,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
-            server,
+            server: Mutex::new(server),
             default: Mutex::new(Faults::NONE),
             connections: Mutex::new(Vec::new()),
         });
@@ -137,6 +137,11 @@ impl Proxy {
         for connection in &*lock(&self.shared.connections) {
             connection.set(faults);
         }
+    }
+
+    /// Takes connections to come to another server; those there are stay where they are.
+    pub fn lead_to(&self, server: (String, u16)) {
+        *lock(&self.shared.server) = server;
     }
 
     /// Makes all well again, and lets what was held back pass.
@@ -188,7 +193,8 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
         }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            serve(client, &shared.server, &connection.faults).await;
+            let server = lock(&shared.server).clone();
+            serve(client, &server, &connection.faults).await;
             lock(&shared.connections).retain(|other| !other.faults.same_channel(&connection.faults));
         });
     }

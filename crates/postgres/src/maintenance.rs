@@ -101,7 +101,7 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
     // would see them for long. Locks the slots against writers for the time of the rewrite.
     let sql = format!(
         "BEGIN;
-         LOCK TABLE {schema}.change_sets_0, {schema}.change_sets_1 IN SHARE ROW EXCLUSIVE MODE;
+         LOCK TABLE {schema}.change_sets IN SHARE ROW EXCLUSIVE MODE;
          UPDATE {schema}.change_sets SET xid = pg_catalog.pg_current_xact_id();
          UPDATE {schema}.cursors SET prev = '1:1:', target = NULL, done = 0,
                 claimed = pg_catalog.concat(n.xid, ':', n.xid, ':')::pg_catalog.pg_snapshot,

@@ -73,9 +73,10 @@ impl Dapper {
     ) -> Result<Self> {
         let input = PostgresInput::new(config(database.url()), locks).await?;
         let retry = RetryPolicy {
-            initial_backoff: Duration::from_millis(20),
+            min_backoff: Duration::from_millis(20),
             max_backoff: Duration::from_millis(200),
             max_attempts: None,
+            ..RetryPolicy::default()
         };
         let mut graph =
             Orchestrator::builder().add_input(Arc::new(input)).drain_deadline(Duration::from_secs(2));

@@ -51,8 +51,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- All rows of the tables of the schemas that match, each with the table that it is in.
-CREATE FUNCTION oracle.contents(tables text) RETURNS text LANGUAGE plpgsql SET search_path = '' AS $$
+-- All rows of the tables of the schemas that match, each with the table that it is in. Does not wait for a transaction that
+-- has truncated one of them: it may be the caller's own other session.
+CREATE FUNCTION oracle.contents(tables text) RETURNS text LANGUAGE plpgsql
+SET search_path = '' SET lock_timeout = '30ms' AS $$
 DECLARE
     relation record;
     rows text;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dapper_testkit::{Cluster, ClusterOptions, Database};
 use tokio::time::sleep;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 use crate::{Verdict, pipeline, run, server};
 
@@ -43,6 +43,8 @@ pub(crate) struct Storm {
 struct Written {
     statements: AtomicU64,
     slowest_us: AtomicU64,
+    /// The round that is played, counted from 0.
+    round: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -66,15 +68,15 @@ impl Storm {
         let written = Arc::new(Written::default());
         let mut writers = Vec::new();
         for writer in 0..self.writers {
-            let client = database.connect().await?;
-            client.batch_execute("SET application_name = 'writer'").await?;
-            writers.push(tokio::spawn(write(client, writer == 0, self.tables, Arc::clone(&written))));
+            let (url, written) = (database.url(), Arc::clone(&written));
+            writers.push(tokio::spawn(write(url, writer == 0, self.tables, written)));
         }
         let started = Instant::now();
         let mut times = Vec::new();
         while times.len() < self.rounds as usize && started.elapsed() < Duration::from_secs(self.limit) {
             let time = self.round(dapper, &database, &client, &before).await?;
             times.push(time.as_secs_f64());
+            written.round.fetch_add(1, Ordering::Relaxed);
             println!(
                 "round {:3} of {}: covered after {:.1} s; {:.0} s in all, {} statements written",
                 times.len(),
@@ -189,8 +191,16 @@ impl Storm {
     }
 }
 
-async fn write(client: Client, slow: bool, tables: u32, written: Arc<Written>) -> Result<()> {
+/// Writes in one session for each round: PostgreSQL keeps what a session has compiled of a function for as long as that
+/// lives, also when the function is dropped, and goes through all of it at each change of a table. A hundred installations
+/// in one session would measure that.
+async fn write(url: String, slow: bool, tables: u32, written: Arc<Written>) -> Result<()> {
+    let (mut client, mut round) = (session(&url).await?, 0);
     while !written.stop.load(Ordering::Relaxed) {
+        let now = written.round.load(Ordering::Relaxed);
+        if round != now {
+            (client, round) = (session(&url).await?, now);
+        }
         let table = fastrand::u32(0..tables);
         let statement = match fastrand::u8(0..3) {
             0 => format!("INSERT INTO t{table} (v) VALUES (1), (2)"),
@@ -213,6 +223,13 @@ async fn write(client: Client, slow: bool, tables: u32, written: Arc<Written>) -
         }
     }
     Ok(())
+}
+
+async fn session(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    client.batch_execute("SET application_name = 'writer'").await?;
+    Ok(client)
 }
 
 /// The database's schema as `pg_dump` writes it.

@@ -54,3 +54,25 @@ fn every_fault_has_a_number_and_is_covered_or_said_not_to_be() {
     }
     assert!(next > 40, "only {next}");
 }
+
+#[test]
+fn every_fault_of_the_chaos_run_that_is_named_is_one() {
+    let points = fs::read_to_string(folder().join("chaos.md")).unwrap();
+    let page = page();
+    let named: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|row| row.split_once("chaos: `"))
+        .flat_map(|(_, names)| names.split('`').step_by(2))
+        .filter(|name| *name != " |")
+        .collect();
+    assert!(named.len() > 20, "only {} are named", named.len());
+    let unknown: Vec<_> = named
+        .into_iter()
+        .filter(|name| {
+            name.parse::<dapper_testkit::chaos::Fault>().is_err()
+                && !points.contains(&format!("| at {name} |"))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}

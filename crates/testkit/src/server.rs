@@ -158,6 +158,16 @@ impl Server {
         self.local("promoting")?.promote()
     }
 
+    /// Makes a primary of this standby, which must not run, as of a point that `pg_create_restore_point` has named on its
+    /// primary since it stopped. What was committed after that point is not there. Returns when it can be connected to; it
+    /// becomes a primary when it has got everything up to that point from its own, which must run until then.
+    ///
+    /// # Errors
+    /// When it is not run from local binaries, or does not start within a minute.
+    pub fn recover_to(&self, restore_point: &str) -> Result<(), ServerError> {
+        self.local("recovering")?.recover_to(restore_point)
+    }
+
     /// Stops it, if it runs, and waits until it is gone. Its data stays.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dapper_testkit::{Database, Server, ServerOptions, StopMode, connect};
 
-use super::support::{Fixture, config, seal};
+use super::support::{Fixture, Replica, config, locks, seal};
 use crate::PostgresError;
 use crate::options::Options;
 use crate::progress::{Chunk, Position, Progress};
@@ -153,7 +153,7 @@ async fn rule_3_a_standby_is_refused() {
     let refused = Session::open(&options_of(&config_there).connection, "test").await;
     assert!(matches!(refused.err(), Some(PostgresError::Standby { .. })));
     let store = Arc::new(dapper_lock::MemoryStore::new());
-    let error = crate::PostgresInput::new(config_there, super::support::locks(&store)).await.unwrap_err();
+    let error = crate::PostgresInput::new(config_there, locks(&store)).await.unwrap_err();
     assert!(error.to_string().contains("is a standby"), "{error}");
 }
 
@@ -321,6 +321,83 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     let batch = reader.read(session.client(), &progress.next_read(), Some(claimed)).await.unwrap();
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert_eq!((marked, attempt), (vec![true, false], 2));
+}
+
+/// Waits until what is there of the change sets is done, as the cursor says.
+async fn wait_until_done(client: &tokio_postgres::Client) {
+    let unread =
+        "SELECT NOT EXISTS (SELECT FROM dapper_orders_input.change_sets s, dapper_orders_input.cursors c
+        WHERE NOT pg_visible_in_snapshot(s.xid, c.prev))";
+    super::support::wait_until(client, unread).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_recovery_to_an_earlier_point_what_is_there_and_unread_is_delivered_marked() {
+    let (primary, backup, database, client) = primary_and_standby().await;
+    let backup = tokio::task::spawn_blocking(move || {
+        backup.stop(StopMode::Fast).unwrap();
+        backup
+    })
+    .await
+    .unwrap();
+    let store = Arc::new(dapper_lock::MemoryStore::new());
+    let here = config("orders-input", database.url());
+    crate::install(&here).await.unwrap();
+    let mut before = Replica::start(here.clone(), locks(&store)).await;
+    let insert = async |client: &tokio_postgres::Client, id: i64| {
+        client.execute("INSERT INTO orders VALUES ($1)", &[&id]).await.unwrap();
+    };
+    insert(&client, 1).await;
+    let first = before.handle().await;
+    wait_until_done(&client).await;
+    before.stop().await;
+
+    // At the point one is unread. After it that is delivered, and so is one more, of which nothing will be left.
+    insert(&client, 2).await;
+    client.batch_execute("SELECT pg_create_restore_point('earlier')").await.unwrap();
+    insert(&client, 3).await;
+    let mut meanwhile = Replica::start(here, locks(&store)).await;
+    let after = meanwhile.handle_all(2).await;
+    wait_until_done(&client).await;
+    meanwhile.stop().await;
+    let url = backup.url(database.name());
+    let backup = tokio::task::spawn_blocking(move || {
+        backup.recover_to("earlier").unwrap();
+        backup
+    })
+    .await
+    .unwrap();
+    // The backup is older than the test's database.
+    let maintenance = connect(&backup.url("postgres")).await.unwrap();
+    super::support::wait_until(&maintenance, "SELECT NOT pg_is_in_recovery()").await;
+    let there = connect(&url).await.unwrap();
+    tokio::task::spawn_blocking(move || primary.stop(StopMode::Immediate).unwrap()).await.unwrap();
+    let ids: Vec<i64> = there
+        .query("SELECT id FROM orders ORDER BY id", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert_eq!(ids, [1, 2], "the situation is not the one to test");
+
+    // These take numbers of transactions, and of changes, that the old timeline has used.
+    insert(&there, 4).await;
+    let mut recovered = Replica::start(config("orders-input", url), locks(&store)).await;
+    let mut found = recovered.handle_all(2).await;
+    let warned = tokio::time::timeout(super::support::WAIT, recovered.errors.recv()).await.unwrap().unwrap();
+    let warning = std::error::Error::source(&warned).unwrap().to_string();
+    assert!(warning.contains("(timeline 1 to 2)"), "{warning}");
+    insert(&there, 5).await;
+    found.extend(recovered.handle().await);
+    recovered.stop().await;
+    let said: Vec<_> = found.iter().map(|event| (event.id.as_str(), event.attempt > Some(1))).collect();
+    assert_eq!(said, [("2", true), ("4", true), ("5", false)]);
+    let of = |events: &[dapper_core::Event], id: &str| {
+        events.iter().find(|event| event.id == id).and_then(|event| event.event_id.clone()).unwrap()
+    };
+    assert_eq!(of(&found, "2"), of(&after, "2"), "a repeat goes by its first id");
+    assert!(![of(&first, "1"), of(&after, "3")].contains(&of(&found, "4")));
 }
 
 #[tokio::test]

@@ -211,6 +211,20 @@ impl LocalServer {
         self.run(command)
     }
 
+    /// Starts a standby that stops replaying at a point, and becomes a primary there.
+    pub(super) fn recover_to(&self, restore_point: &str) -> Result<(), ServerError> {
+        let settings = self.data().join("postgresql.auto.conf");
+        File::options()
+            .append(true)
+            .open(settings)
+            .and_then(|mut file| {
+                writeln!(file, "recovery_target_name = '{}'", restore_point.replace('\'', "''"))?;
+                writeln!(file, "recovery_target_action = 'promote'")
+            })
+            .map_err(ServerError::io("set the point to recover to"))?;
+        self.start()
+    }
+
     pub(super) fn port(&self) -> u16 {
         *self.port.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -153,18 +153,24 @@ impl<'a> Holder<'a> {
             bounded("listening", client.batch_execute(&listen)).await
         };
         let grant = Grant { token: lease.token(), store };
+        let mut parked = Parked::new(prepared.parking, told);
         // Sent at once, and run one after the other.
-        let (sealed, listening) =
-            tokio::join!(Cursor::seal(client, prepared.cursor, &session.server, grant), listen);
+        let (sealed, listening, found) = tokio::join!(
+            Cursor::seal(client, prepared.cursor, &session.server, grant),
+            listen,
+            parked.find(client)
+        );
         let Sealed { cursor, position, promoted_from, crashes } = sealed?;
         listening?;
+        let mut found = found?;
         if let Some(from) = promoted_from {
             let promoted = PostgresError::Promoted { from, to: session.server.timeline };
             tracing::warn!(input = options.names.id, "{promoted}");
             sink.report(promoted.into_input_error(&options.name));
+            // Only the second try sealed it.
+            found = parked.find(client).await?;
         }
-        let mut parked = Parked::new(prepared.parking, told);
-        parked.take_over(client, &cursor).await?;
+        parked.take_over(client, &cursor, &found).await?;
         Ok(Self {
             client,
             options,

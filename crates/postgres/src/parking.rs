@@ -287,12 +287,22 @@ impl Parked {
         }
     }
 
-    /// Learns what a predecessor left. Must be called after the cursor was sealed, and before anything is handed out.
-    pub(crate) async fn take_over(&mut self, client: &Client, cursor: &Cursor) -> Result<(), PostgresError> {
+    /// Reads what a predecessor left. May be sent along behind the statement that seals the cursor, and counts if that did.
+    pub(crate) async fn find(&mut self, client: &Client) -> Result<Vec<Row>, PostgresError> {
         let (loaded, looked) =
             tokio::join!(load(client, &self.statements, &self.handle), self.statements.look(client));
         loaded?;
-        if self.looked(&looked?) {
+        looked
+    }
+
+    /// Takes up what was [found](Self::find). Must be called before anything is handed out.
+    pub(crate) async fn take_over(
+        &mut self,
+        client: &Client,
+        cursor: &Cursor,
+        found: &[Row],
+    ) -> Result<(), PostgresError> {
+        if self.looked(found) {
             let statements = &self.statements;
             let suspect = vec![(&statements.suspect, Vec::new())];
             self.statements.transact(client, cursor, suspect).await?;

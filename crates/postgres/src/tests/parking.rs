@@ -424,7 +424,8 @@ async fn a_holder_that_was_replaced_parks_nothing_takes_nothing_back_and_buries_
     let out = Out { sink: &sink, validity: &validity };
     let statements = ParkingStatements::prepare(session.client(), schema).await.unwrap();
     let mut parked = Parked::new(statements, Arc::default());
-    parked.take_over(session.client(), &cursor).await.unwrap();
+    let found = parked.find(session.client()).await.unwrap();
+    parked.take_over(session.client(), &cursor, &found).await.unwrap();
     let parking = parked.of_change_sets(&[(7, 1), (8, 3)]);
     let parcel = |id: &str, fate: Fate| {
         let mut event = Event::new("orders", Operation::Create, id, "orders_input");

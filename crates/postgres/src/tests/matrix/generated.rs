@@ -161,6 +161,7 @@ async fn run(stage: &mut Stage, seed: u64, case: &Case, acts: &[Act]) -> Result<
     stage.unordered.extend(case.unordered.iter().cloned());
     stage.parents.extend(case.parents.iter().cloned());
     let result = play(stage, seed, acts).await;
+    stage.reopen().await;
     for session in [0, 1] {
         let _ = stage.step(session, &"ROLLBACK".into()).await;
         let _ = stage.step(session, &"RESET ALL; SET lock_timeout = '30ms'".into()).await;
@@ -177,6 +178,7 @@ async fn play(stage: &mut Stage, seed: u64, acts: &[Act]) -> Result<usize, Strin
     for act in acts {
         match act {
             Act::Say(session, step) => {
+                stage.reopen().await;
                 let _ = stage.step(*session, step).await?;
             }
             Act::Change(sql) => {

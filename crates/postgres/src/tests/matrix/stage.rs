@@ -111,11 +111,26 @@ impl Stage {
 
     /// One more session of the application, on each of the two. Nothing is awaited behind another's lock.
     pub(crate) async fn open(&mut self) {
+        let pair = self.pair().await;
+        self.sessions.push(pair);
+    }
+
+    /// New sessions in the place of those whose client library gave up the connection: it does when a COPY is refused.
+    pub(crate) async fn reopen(&mut self) {
+        for session in 0..self.sessions.len() {
+            let (ours, plain) = &self.sessions[session];
+            if ours.is_closed() || plain.is_closed() {
+                self.sessions[session] = self.pair().await;
+            }
+        }
+    }
+
+    async fn pair(&self) -> (Client, Client) {
         let pair = (self.fixture.database.connect().await.unwrap(), self.plain.connect().await.unwrap());
         let patience = "SET lock_timeout = '30ms'";
         pair.0.batch_execute(patience).await.unwrap();
         pair.1.batch_execute(patience).await.unwrap();
-        self.sessions.push(pair);
+        pair
     }
 
     /// The same message on both; they must come to the same.

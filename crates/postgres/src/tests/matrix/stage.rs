@@ -140,8 +140,11 @@ impl Stage {
             send(ours, step, self.fixture.database.name()),
             send(plain, step, self.plain.name())
         );
+        // Of several rows that are wrong, a COPY may name another one: without triggers it inserts in batches.
+        let is_copy = matches!(step, Step::Copy(..));
         let state = |outcome: &Result<String, (String, String)>| match outcome {
             Ok(told) => Ok(told.clone()),
+            Err((state, _)) if is_copy && state.starts_with("23") => Err("23".to_owned()),
             Err((state, _)) => Err(state.clone()),
         };
         if state(&ours) != state(&plain) {

@@ -154,8 +154,9 @@ impl<'a> Holder<'a> {
         };
         let grant = Grant { token: lease.token(), store };
         let mut parked = Parked::new(prepared.parking, told);
-        // Sent at once, and run one after the other.
+        // Sent at once, and run one after the other: what is parked is looked for when nobody else can park any more.
         let (sealed, listening, found) = tokio::join!(
+            biased;
             Cursor::seal(client, prepared.cursor, &session.server, grant),
             listen,
             parked.find(client)

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use dapper_testkit::failing_key::{self, FailingKeyOptions};
 use dapper_testkit::{Cluster, ClusterOptions, Database, Receiver, Reply};
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -239,4 +240,20 @@ async fn a_webhook_that_refuses_one_key_does_not_hold_up_the_others_whoever_is_k
     assert_eq!(handled.len(), 21, "in order, and only the first more than once");
     let at: Vec<_> = of_0.iter().map(|request| request.text("captured_at").unwrap().to_owned()).collect();
     assert!(at.is_sorted(), "{at:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_refused_for_long_hardly_slows_the_others_down_and_comes_in_order_afterwards() {
+    let options = FailingKeyOptions {
+        program: env!("CARGO_BIN_EXE_dapper").into(),
+        limit: Duration::from_secs(12),
+        slice: Duration::from_secs(2),
+        rate: 100,
+    };
+    let report = failing_key::run(&options, |_| ()).await.unwrap();
+    assert_eq!(report.wrong, Vec::<String>::new());
+    let [without, with] = report.percentiles(990);
+    // Whether it is twice as much is for a quiet machine and a longer run to say: `cargo xtask failing-key`.
+    let bound = (without * 4).max(Duration::from_millis(250));
+    assert!(with < bound, "p99 of {with:?} with a refused key, {without:?} without");
 }

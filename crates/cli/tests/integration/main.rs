@@ -11,6 +11,7 @@ mod large;
 mod lock_faults;
 mod many;
 mod moving;
+mod operating;
 mod refusals;
 mod running;
 mod servers;

@@ -12,6 +12,7 @@ mod lock_faults;
 mod many;
 mod moving;
 mod process_docs;
+mod operating;
 mod refusals;
 mod running;
 mod servers;

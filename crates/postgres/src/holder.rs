@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Statement};
 use crate::PostgresError;
 use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
+use crate::meter::HolderMeter;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
@@ -65,6 +66,7 @@ pub(crate) struct Holder<'a> {
     stamp: Stamp,
     rotation: Rotation,
     garbage: Garbage,
+    meter: HolderMeter,
 }
 
 /// A batch on its way.
@@ -195,6 +197,7 @@ impl<'a> Holder<'a> {
             cursor,
             rotation: Rotation::new(&options.names.schema, options.retention, options.warn_size),
             garbage: Garbage::default(),
+            meter: HolderMeter::new(&options.names.id),
         })
     }
 
@@ -334,7 +337,8 @@ impl<'a> Holder<'a> {
             if !self.outstanding.front().is_some_and(|front| front.receipt.is_handled()) {
                 return Err(PostgresError::Abandoned);
             }
-            self.outstanding.pop_front();
+            let settled = self.outstanding.pop_front();
+            self.meter.settled(settled.map_or(0, |batch| batch.events));
             self.progress.complete();
         }
         Ok(())
@@ -344,8 +348,10 @@ impl<'a> Holder<'a> {
     async fn step(&mut self) -> Result<Action, PostgresError> {
         let inherited = self.progress.inherited().map(|(claimed, attempt)| (claimed.clone(), attempt));
         let next = self.progress.next_read();
+        let began = Instant::now();
         let batch =
             self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        self.meter.read(began);
         reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
@@ -394,6 +400,7 @@ impl<'a> Holder<'a> {
             },
         };
         let (delivery, receipt) = Delivery::with_terms(events, terms);
+        self.meter.handed_out(count, is_repeat);
         if !self.lease.is_valid() {
             return Err(PostgresError::LeaseLost {
                 resource: self.options.names.schema.clone(),
@@ -412,7 +419,9 @@ impl<'a> Holder<'a> {
             if is_broken!(ClaimBeforeDeliver) {
                 position = Position { claimed: None, attempt: 0, ..position };
             }
+            let began = Instant::now();
             self.cursor.save(self.client, &position).await?;
+            self.meter.claimed(began);
             reach!(AfterAdvance);
             self.progress.saved();
         }

@@ -45,12 +45,14 @@ mod input;
 mod installation;
 mod layout;
 mod maintenance;
+mod meter;
 mod names;
 mod new_tables;
 mod options;
 mod parking;
 mod patterns;
 mod progress;
+mod pulse;
 mod reader;
 mod replay;
 mod rotation;
@@ -76,6 +78,7 @@ pub use maintenance::{
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::OPTION_KEYS;
+pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
 
 /// The program in the README is compiled with the other examples.

@@ -66,7 +66,7 @@ impl Guard {
         let mut named = headers.get_all(HOST).iter();
         let host = match (named.next(), named.next()) {
             (Some(host), None) => host.to_str().map_err(|_| Refusal::Host)?,
-            (None, None) => uri.authority().map(|authority| authority.as_str()).ok_or(Refusal::Host)?,
+            (None, None) => uri.authority().map(axum::http::uri::Authority::as_str).ok_or(Refusal::Host)?,
             _ => return Err(Refusal::Host),
         };
         let name = without_port(host).ok_or(Refusal::Host)?.to_ascii_lowercase();
@@ -89,8 +89,9 @@ impl Guard {
                 return Err(Refusal::CrossSite);
             }
         }
-        let is_json = text(CONTENT_TYPE)
-            .is_some_and(|kind| kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json"));
+        let is_json = text(CONTENT_TYPE).is_some_and(|kind| {
+            kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json")
+        });
         if !is_json {
             return Err(Refusal::ContentType);
         }
@@ -163,10 +164,26 @@ mod tests {
 
     #[test]
     fn only_addresses_and_names_of_ours_are_spoken_to() {
-        for ours in ["localhost", "LOCALHOST:80", "127.0.0.1:9090", "[::1]:9090", "[::1]", "10.0.0.7", "dapper.example:1"] {
+        for ours in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:9090",
+            "[::1]:9090",
+            "[::1]",
+            "10.0.0.7",
+            "dapper.example:1",
+        ] {
             assert_eq!(host(ours), Ok(()), "{ours}");
         }
-        for other in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "[::1", "", "localhost:x", "[::1]x"] {
+        for other in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[::1",
+            "",
+            "localhost:x",
+            "[::1]x",
+        ] {
             assert_eq!(host(other), Err(Refusal::Host), "{other}");
         }
         let nothing = guard().host(&HeaderMap::new(), &Uri::from_static("/"));

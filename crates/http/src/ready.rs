@@ -63,15 +63,15 @@ pub(crate) fn judge(seen: &Seen) -> Option<String> {
         }
         Role::Starting | Role::StandingBy | Role::Leading | Role::Running => {}
     }
-    if let Some((since, said)) = &seen.answered {
-        if *since > SILENT_AFTER {
-            let why = said.as_deref().map(|said| format!(": {said}")).unwrap_or_default();
-            return Some(if seen.ever_answered {
-                format!("its database has not answered for {} s{why}", since.as_secs())
-            } else {
-                format!("its database has not answered yet{why}")
-            });
-        }
+    if let Some((since, said)) = &seen.answered
+        && *since > SILENT_AFTER
+    {
+        let why = said.as_deref().map(|said| format!(": {said}")).unwrap_or_default();
+        return Some(if seen.ever_answered {
+            format!("its database has not answered for {} s{why}", since.as_secs())
+        } else {
+            format!("its database has not answered yet{why}")
+        });
     }
     match seen.role {
         Role::Starting => Some("it is starting".to_owned()),
@@ -183,7 +183,8 @@ mod tests {
         says(|seen| seen.role = Role::Starting, "starting");
         says(|seen| seen.role = Role::Draining, "stopping");
         says(|seen| seen.role = Role::Failed, "started again: an old one");
-        let silent = |seen: &mut Seen| seen.answered = Some((Duration::from_secs(4), Some("no route".into())));
+        let silent =
+            |seen: &mut Seen| seen.answered = Some((Duration::from_secs(4), Some("no route".into())));
         says(silent, "has not answered for 4 s: no route");
         says(
             |seen| {

@@ -7,8 +7,8 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
-    X_FRAME_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
@@ -179,7 +179,10 @@ async fn act(shared: &Shared, headers: &HeaderMap, body: &[u8], action: Action, 
         return refused(refusal);
     }
     let Ok(Target { input, number }) = serde_json::from_slice(body) else {
-        return error(StatusCode::BAD_REQUEST, "the body must be {\"input\": an input's id, \"number\": a number}");
+        return error(
+            StatusCode::BAD_REQUEST,
+            "the body must be {\"input\": an input's id, \"number\": a number}",
+        );
     };
     if !shared.watch.graph.inputs.contains(&input) {
         return error(StatusCode::NOT_FOUND, "there is no such input");
@@ -193,7 +196,10 @@ async fn act(shared: &Shared, headers: &HeaderMap, body: &[u8], action: Action, 
             json_answer(StatusCode::OK, &json!({ "done": count }))
         }
         Ok(Err(SourceError(text))) => error(StatusCode::SERVICE_UNAVAILABLE, &text),
-        Err(_) => error(StatusCode::GATEWAY_TIMEOUT, "the database did not answer in time; it may be done all the same"),
+        Err(_) => error(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the database did not answer in time; it may be done all the same",
+        ),
     }
 }
 
@@ -205,8 +211,12 @@ fn refused(refusal: Refusal) -> Response {
         ),
         Refusal::CrossSite => (StatusCode::FORBIDDEN, "actions come from this server's own page only"),
         Refusal::Token => (StatusCode::UNAUTHORIZED, "say the token as Authorization: Bearer ..."),
-        Refusal::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in ten seconds"),
-        Refusal::NoActions => (StatusCode::NOT_FOUND, "there are no actions: this replica has no token for them"),
+        Refusal::TooMany => {
+            (StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in ten seconds")
+        }
+        Refusal::NoActions => {
+            (StatusCode::NOT_FOUND, "there are no actions: this replica has no token for them")
+        }
         Refusal::ContentType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be application/json"),
     };
     let mut response = error(status, text);

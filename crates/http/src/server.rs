@@ -38,7 +38,8 @@ const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(5);
 /// How long to wait when the system has no more sockets.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
 content-length: 33\r\nconnection: close\r\n\r\n{\"error\":\"too many connections\"}\n";
 
 /// Where to listen, and who may do what.

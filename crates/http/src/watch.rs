@@ -99,7 +99,12 @@ pub(crate) struct ProcessView {
 
 impl Watch {
     /// A watch over `graph`, which has seen nothing yet. `stop` is what stops the pipeline.
-    pub fn new(graph: Graph, registry: Registry, source: Arc<dyn Source>, stop: CancellationToken) -> Arc<Self> {
+    pub fn new(
+        graph: Graph,
+        registry: Registry,
+        source: Arc<dyn Source>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let now = Instant::now();
         let inputs = graph.inputs.iter().map(|id| (id.clone(), Watched::new(now))).collect();
         let processes = graph.processes.iter().map(|id| (id.clone(), Failures::default())).collect();
@@ -195,7 +200,9 @@ impl Watch {
             Ok(Some(seen)) => {
                 (watched.answered, watched.said) = (now, None);
                 let before = watched.observation.replace(seen.clone());
-                if seen.lag_changes == 0 || before.as_ref().is_none_or(|before| before.version != seen.version) {
+                if seen.lag_changes == 0
+                    || before.as_ref().is_none_or(|before| before.version != seen.version)
+                {
                     watched.moved = now;
                 }
                 if let Some(before) = before.filter(|before| before.token != seen.token) {
@@ -284,7 +291,7 @@ impl Watch {
             Role::StandingBy
         } else {
             match self.registry.value("dapper_input_up", &[("input", input)]) {
-                Some(up) if up == 0.0 => Role::Failed,
+                Some(0.0) => Role::Failed,
                 Some(_) if !has_states => Role::Running,
                 _ => Role::Starting,
             }
@@ -294,7 +301,8 @@ impl Watch {
     fn input(&self, state: &State, id: &str) -> InputView {
         let watched = &state.inputs[id];
         let now = Instant::now();
-        let in_flight = self.registry.value("dapper_events_in_flight", &[("input", id)]).unwrap_or(0.0) as u64;
+        let in_flight =
+            self.registry.value("dapper_events_in_flight", &[("input", id)]).unwrap_or(0.0) as u64;
         let seen = watched.observation.as_ref();
         let failing = self.graph.processes.iter().filter_map(|process| {
             let failures = &state.processes[process];

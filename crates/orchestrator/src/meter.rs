@@ -65,10 +65,8 @@ impl Meter {
     pub(crate) fn new(plan: &Plan, inputs: &[String], processes: &[ProcessNode]) -> Self {
         describe();
         let of = |(input, process): (usize, usize)| {
-            let labels = [
-                ("input", inputs[input].clone()),
-                ("process", processes[process].process.id().to_owned()),
-            ];
+            let labels =
+                [("input", inputs[input].clone()), ("process", processes[process].process.id().to_owned())];
             RouteMeter {
                 handled: counter!("dapper_events_handled_total", &labels),
                 failed: counter!("dapper_events_failed_total", &labels),
@@ -212,5 +210,8 @@ fn describe() {
     );
     describe_gauge!("dapper_events_queued", "Events that could go to a process now and wait for a worker.");
     describe_gauge!("dapper_input_up", "1 while an input runs, 0 between its end and its restart.");
-    describe_counter!("dapper_input_restarts_total", "Ends of an input that nobody asked for; it is started again.");
+    describe_counter!(
+        "dapper_input_restarts_total",
+        "Ends of an input that nobody asked for; it is started again."
+    );
 }

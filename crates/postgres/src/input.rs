@@ -11,8 +11,8 @@ use crate::PostgresError;
 use crate::coverage::{self, Coverage, Drift, Mode};
 use crate::holder::{Holder, Prepared};
 use crate::layout::{self, Access};
-use crate::names::stable_hash;
 use crate::meter::{InputMeter, State};
+use crate::names::stable_hash;
 use crate::options::Options;
 use crate::session::Session;
 

@@ -49,6 +49,7 @@ mod meter;
 mod names;
 mod new_tables;
 mod options;
+mod parked_events;
 mod parking;
 mod patterns;
 mod progress;
@@ -78,6 +79,7 @@ pub use maintenance::{
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use options::OPTION_KEYS;
+pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
 pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
 

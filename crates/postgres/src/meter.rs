@@ -41,7 +41,8 @@ impl InputMeter {
     pub(crate) fn new(input: &str) -> Self {
         describe();
         let labels = [("input", input.to_owned())];
-        let state = |state, name| (state, gauge!("dapper_input_state", "input" => input.to_owned(), "state" => name));
+        let state =
+            |state, name| (state, gauge!("dapper_input_state", "input" => input.to_owned(), "state" => name));
         Self {
             states: [
                 state(State::Starting, "starting"),
@@ -120,7 +121,10 @@ fn describe() {
     describe_gauge!("dapper_input_state", "1 for what the input does: starting, standing_by or leading.");
     describe_gauge!("dapper_lease_token", "The fencing token while this replica leads, else 0.");
     describe_counter!("dapper_takeovers_total", "Leases that this replica acquired.");
-    describe_counter!("dapper_sessions_opened_total", "Sessions that the input opened to read by: more than one is a reconnect.");
+    describe_counter!(
+        "dapper_sessions_opened_total",
+        "Sessions that the input opened to read by: more than one is a reconnect."
+    );
     describe_counter!("dapper_events_delivered_total", "Events that were handed out.");
     describe_counter!(
         "dapper_events_redelivered_total",
@@ -134,7 +138,10 @@ fn describe() {
         "How long writing the cursor row took, its flush to disk included."
     );
     describe_counter!("dapper_batches_settled_total", "Batches whose every event was handled or stored.");
-    describe_gauge!("dapper_events_in_flight", "Events that were handed out, in batches that are not settled yet.");
+    describe_gauge!(
+        "dapper_events_in_flight",
+        "Events that were handed out, in batches that are not settled yet."
+    );
     describe_gauge!("dapper_batches_in_flight", "Batches that were handed out and are not settled yet.");
     describe_gauge!(
         "dapper_cursor_lag_seconds",
@@ -147,5 +154,8 @@ fn describe() {
     );
     describe_gauge!("dapper_parked_keys", "Keys that are parked, each at a process.");
     describe_gauge!("dapper_dead_letters", "Dead letters.");
-    describe_counter!("dapper_statements_missed_total", "Statements that passed unrecorded, since the installation.");
+    describe_counter!(
+        "dapper_statements_missed_total",
+        "Statements that passed unrecorded, since the installation."
+    );
 }

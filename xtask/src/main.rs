@@ -58,6 +58,7 @@ enum Command {
     Fix(fix::Fix),
     Storm(operate::Storm),
     Growth(operate::Growth),
+    FailingKey(operate::FailingKey),
     Repro(repro::Repro),
     Ci(Ci),
 }
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         Command::Model(model) => model.run(),
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
+        Command::FailingKey(failing) => return failing.run().unwrap_or_else(|error| fail(&error)),
         Command::Repro(repro) => return repro.run().unwrap_or_else(|error| fail(&error)),
         Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),

@@ -218,7 +218,7 @@ fn to_sql(token: u64) -> Result<i64, PostgresError> {
 fn seal_sql(schema: &str) -> String {
     if is_broken!(Seal) {
         return format!(
-            "SELECT prev::text, target::text, done, claimed::text, claimed_seq, attempt, version, token
+            "SELECT prev::text, target::text, done, claimed::text, claimed_seq, attempt, crashes, version, token
                FROM {schema}.cursors
               WHERE partition = 0 AND system_identifier = $6 AND (timeline = $2 OR $3)
                 AND $1::int8 IS NOT NULL AND $4::text IS NOT NULL AND $5::bool IS NOT NULL"

@@ -22,6 +22,10 @@ const INPUTS: [&str; 2] = ["chaos", "effects"];
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// Few enough that a fault can use them up.
 const CONNECTIONS: u32 = 70;
+/// What fails is parked after three tries. Whatever is given up would be missing, and nothing here deserves it: a process
+/// fails for seconds, and programs are killed from without, far more often than chance would have it elsewhere.
+const RETRY: &str =
+    "[processes.retry]\nmax_backoff = \"500ms\"\nmax_attempts = 1000000\nmax_crashes = 1000000\n";
 const SETTINGS: [(&str, &str); 5] = [
     // A standby that was cut off, or stopped for a while, goes on.
     ("wal_keep_size", "512MB"),
@@ -287,14 +291,14 @@ fn pipeline(ttl: Duration, inbox: bool) -> String {
          [[inputs]]\nname = \"chaos\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
          retention = \"1s\"\n\n\
          [[processes]]\nname = \"hook\"\ntype = \"webhook\"\n[processes.execution_context]\n\
-         url = \"${{HOOK_URL}}\"\ntimeout = \"{}ms\"\n[processes.retry]\nmax_backoff = \"500ms\"\n\n\
+         url = \"${{HOOK_URL}}\"\ntimeout = \"{}ms\"\n{RETRY}\n\
          [[links]]\ninput = \"chaos\"\nprocess = \"hook\"\n\n\
          [[inputs]]\nname = \"effects\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
          tables = [\"public.counters\", \"public.followups\"]\nretention = \"1s\"\n\n\
          [[processes]]\nname = \"effect\"\ntype = \"sql\"\n[processes.execution_context]\n\
          connection_string = \"${{DATABASE_URL}}\"\ntimeout = \"3s\"\ninbox = \"{inbox}\"\n\
          statement = \"INSERT INTO effects.effects VALUES (:event_id, :location, :id)\"\n\
-         [processes.retry]\nmax_backoff = \"500ms\"\n\n\
+         {RETRY}\n\
          [[links]]\ninput = \"effects\"\nprocess = \"effect\"\n",
         ttl.as_millis(),
         HOOK_TIMEOUT.as_millis()

@@ -125,18 +125,12 @@ fn is_same(said: &[u8], token: &[u8]) -> bool {
     differences == 0
 }
 
+/// The name in a `Host` header, `None` where that is malformed.
 fn without_port(host: &str) -> Option<&str> {
-    let (name, port) = match host.strip_prefix('[') {
-        Some(rest) => {
-            let end = rest.find(']')? + 2;
-            (&host[..end], host[end..].strip_prefix(':'))
-        }
-        None => match host.split_once(':') {
-            Some((name, port)) => (name, Some(port)),
-            None => (host, None),
-        },
-    };
-    port.is_none_or(|port| port.bytes().all(|byte| byte.is_ascii_digit())).then_some(name)
+    let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+    let (name, port) = host.split_at(end);
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    (port.is_empty() || port.strip_prefix(':').is_some_and(is_port)).then_some(name)
 }
 
 #[cfg(test)]

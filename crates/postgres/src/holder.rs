@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Statement};
 use crate::PostgresError;
 use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
+use crate::meter::HolderMeter;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
@@ -39,6 +40,8 @@ const MAX_UNSETTLED_BYTES: usize = 32 * 1024 * 1024;
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// When so many programs have died while they had the same events, each of these is tried alone.
 const ISOLATE_AFTER: u32 = 2;
+/// While a batch takes longer than this, how many of its events are done is recorded all the same.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Foreign notifications are reported at most this often.
 const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,10 @@ pub(crate) struct Holder<'a> {
     crashes: u32,
     /// Events in doubt that were handed out to be tried alone.
     isolated: usize,
+    /// Events of the batches that are done.
+    completed: u64,
+    /// When it was last recorded how many events are done.
+    counted: Instant,
     wake_up: WakeUp,
     set_wake_up: Statement,
     /// The slot that writers write to, as last seen.
@@ -65,6 +72,7 @@ pub(crate) struct Holder<'a> {
     stamp: Stamp,
     rotation: Rotation,
     garbage: Garbage,
+    meter: HolderMeter,
 }
 
 /// A batch on its way.
@@ -181,6 +189,8 @@ impl<'a> Holder<'a> {
             parked,
             crashes,
             isolated: 0,
+            completed: 0,
+            counted: Instant::now(),
             reader: prepared.reader,
             progress: Progress::resume(position),
             outstanding: VecDeque::new(),
@@ -195,6 +205,7 @@ impl<'a> Holder<'a> {
             cursor,
             rotation: Rotation::new(&options.names.schema, options.retention, options.warn_size),
             garbage: Garbage::default(),
+            meter: HolderMeter::new(&options.names.id),
         })
     }
 
@@ -207,6 +218,7 @@ impl<'a> Holder<'a> {
     ) -> Result<(), PostgresError> {
         while !stop.is_cancelled() {
             self.settle()?;
+            self.show_progress().await?;
             let may = self.may();
             self.serve_parked(may).await?;
             self.report_foreign(&mut notifications.foreign);
@@ -232,6 +244,7 @@ impl<'a> Holder<'a> {
                 }
                 Action::Wait(limit) => limit,
             };
+            let limit = if self.outstanding.is_empty() { limit } else { limit.min(COUNT_EVERY) };
             let room = self.has_room();
             let may = self.may();
             let front = self.outstanding.front_mut().map(|front| &mut front.receipt);
@@ -251,15 +264,18 @@ impl<'a> Holder<'a> {
         self.store_and_settle().await?;
         while let Some(front) = self.outstanding.pop_front() {
             if front.receipt.is_handled() {
+                self.completed += front.events as u64;
                 self.progress.complete();
                 continue;
             }
             let handled = front.receipt.handled_prefix();
+            self.completed += handled as u64;
             if let Some(&(seq, _)) = front.ends.iter().rfind(|&&(_, events)| events <= handled) {
                 self.progress.complete_partly(seq);
             }
             break;
         }
+        self.count();
         // Nobody listens now, and whoever comes next reads before it sleeps: writers need not notify.
         let flag = set_flag(self.client, &self.set_wake_up, self.slot, true, self.cursor.token());
         let position = self.progress.position();
@@ -330,22 +346,43 @@ impl<'a> Holder<'a> {
 
     /// Takes in what was handled, in order.
     fn settle(&mut self) -> Result<(), PostgresError> {
-        while self.outstanding.front().is_some_and(|front| front.receipt.is_settled()) {
-            if !self.outstanding.front().is_some_and(|front| front.receipt.is_handled()) {
+        while let Some(front) = self.outstanding.front().filter(|front| front.receipt.is_settled()) {
+            if !front.receipt.is_handled() {
                 return Err(PostgresError::Abandoned);
             }
+            let events = front.events;
+            self.completed += events as u64;
+            self.meter.settled(events);
             self.outstanding.pop_front();
             self.progress.complete();
         }
         Ok(())
     }
 
+    /// Events that are done, those of unfinished batches too.
+    fn count(&mut self) {
+        let done = |batch: &Outstanding| batch.events.saturating_sub(batch.receipt.unsettled()) as u64;
+        self.cursor.count(self.completed + self.outstanding.iter().map(done).sum::<u64>());
+        self.counted = Instant::now();
+    }
+
+    /// Shows those who look from outside that events are being handled, when nothing else is written.
+    async fn show_progress(&mut self) -> Result<(), PostgresError> {
+        if self.outstanding.is_empty() || self.counted.elapsed() < COUNT_EVERY {
+            return Ok(());
+        }
+        self.count();
+        self.cursor.record_count(self.client).await
+    }
+
     /// Reads one batch, claims it and hands it out.
     async fn step(&mut self) -> Result<Action, PostgresError> {
         let inherited = self.progress.inherited().map(|(claimed, attempt)| (claimed.clone(), attempt));
         let next = self.progress.next_read();
+        let began = Instant::now();
         let batch =
             self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        self.meter.read(began);
         reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
@@ -394,6 +431,7 @@ impl<'a> Holder<'a> {
             },
         };
         let (delivery, receipt) = Delivery::with_terms(events, terms);
+        self.meter.handed_out(count, is_repeat);
         if !self.lease.is_valid() {
             return Err(PostgresError::LeaseLost {
                 resource: self.options.names.schema.clone(),
@@ -412,7 +450,10 @@ impl<'a> Holder<'a> {
             if is_broken!(ClaimBeforeDeliver) {
                 position = Position { claimed: None, attempt: 0, ..position };
             }
+            self.count();
+            let began = Instant::now();
             self.cursor.save(self.client, &position).await?;
+            self.meter.claimed(began);
             reach!(AfterAdvance);
             self.progress.saved();
         }

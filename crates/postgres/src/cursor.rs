@@ -51,9 +51,9 @@ impl CursorStatements {
         let zero = StoreId::EPHEMERAL.to_string();
         let nobody: [&(dyn ToSql + Sync); 6] = [&0_i64, &0_i64, &false, &zero, &false, &0_i64];
         bounded("warming up", client.query_opt(&seal, &nobody)).await?;
-        let none = None::<&str>;
+        let (prev, none) = (Snapshot { xmin: 1, xmax: 1, xip: Vec::new() }, None::<Snapshot>);
         let nothing: [&(dyn ToSql + Sync); 9] =
-            [&none, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false];
+            [&prev, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false];
         bounded("warming up", client.query_opt(&save, &nothing)).await?;
         Ok(Self { seal, save, schema: schema.to_owned() })
     }
@@ -125,9 +125,7 @@ impl Cursor {
         position: &Position,
         durable: bool,
     ) -> Result<(), PostgresError> {
-        let prev = position.prev.to_string();
-        let target = position.target.as_ref().map(ToString::to_string);
-        let claimed = position.claimed.as_ref().map(|claimed| claimed.snapshot.to_string());
+        let claimed = position.claimed.as_ref().map(|claimed| &claimed.snapshot);
         let claimed_seq = position.claimed.as_ref().map_or(0, |claimed| claimed.seq);
         let attempt = i32::try_from(position.attempt).unwrap_or(i32::MAX);
         let written = bounded(
@@ -135,8 +133,8 @@ impl Cursor {
             client.query_opt(
                 &self.save,
                 &[
-                    &prev,
-                    &target,
+                    &position.prev,
+                    &position.target,
                     &position.done,
                     &claimed,
                     &claimed_seq,
@@ -252,10 +250,10 @@ fn save_sql(schema: &str) -> String {
     };
     format!(
         "UPDATE {schema}.cursors SET
-            prev = $1::text::pg_catalog.pg_snapshot,
-            target = $2::text::pg_catalog.pg_snapshot,
+            prev = $1::pg_catalog.pg_snapshot,
+            target = $2::pg_catalog.pg_snapshot,
             done = $3,
-            claimed = $4::text::pg_catalog.pg_snapshot,
+            claimed = $4::pg_catalog.pg_snapshot,
             claimed_seq = $5,
             attempt = $6,
             crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,

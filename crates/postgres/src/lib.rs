@@ -57,6 +57,7 @@ mod rotation;
 mod session;
 mod snapshot;
 mod wake_up;
+mod wire;
 
 #[cfg(test)]
 mod tests;

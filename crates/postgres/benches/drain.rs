@@ -62,7 +62,8 @@ async fn measure(rows: u64, events: u64, rounds: u64) -> Result<(), Failure> {
     fill(&client, rows, events).await?;
     println!("{events} changes, {rows} to a statement");
     for _ in 0..rounds {
-        let bare_sets = bare(&client, "SELECT seq, id, captured_at, payload FROM dapper_drain.change_sets").await?;
+        let bare_sets =
+            bare(&client, "SELECT seq, id, captured_at, payload FROM dapper_drain.change_sets").await?;
         let bare_rows = bare(&client, "SELECT id FROM public.t").await?;
         let drained = drain(&client, &config, events).await?;
         let rate = |time: Duration| events as f64 / time.as_secs_f64() / 1_000.0;
@@ -120,7 +121,8 @@ async fn drain(client: &Client, config: &InputConfig, events: u64) -> Result<Dra
                                              attempt = 0, crashes = 0, token = 0, lock_store = NULL, version = 0",
         )
         .await?;
-    let locks = LockManager::new(Arc::new(MemoryStore::new()), LeaseConfig::from_ttl(Duration::from_secs(10))?);
+    let locks =
+        LockManager::new(Arc::new(MemoryStore::new()), LeaseConfig::from_ttl(Duration::from_secs(10))?);
     let input = Arc::new(PostgresInput::new(config.clone(), Arc::new(locks)).await?);
     let handled = Arc::new(AtomicU64::new(0));
     let orchestrator = Orchestrator::builder()

@@ -10,10 +10,15 @@ use crate::progress::{Claimed, Position};
 use crate::session::{Server, bounded};
 use crate::snapshot::Snapshot;
 
+/// The row is mostly written at its place: by its key, each write would walk past the dead versions that an open transaction
+/// keeps. Every so many writes it goes by the key, since only that lets the server clear away those that nobody keeps.
+const BY_KEY_EVERY: i64 = 16;
+
 /// The statements on the cursor row, prepared on one session.
 pub(crate) struct CursorStatements {
     seal: Statement,
     save: Statement,
+    save_at: Statement,
     schema: String,
 }
 
@@ -27,6 +32,9 @@ pub(crate) struct Grant {
 /// The cursor row in the hands of one holder.
 pub(crate) struct Cursor {
     save: Statement,
+    save_at: Statement,
+    /// Where the row's current version is, if that is known.
+    place: Option<String>,
     token: i64,
     version: i64,
     schema: String,
@@ -46,7 +54,8 @@ impl CursorStatements {
     pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, PostgresError> {
         let quoted = quote_identifier(schema);
         let seal = bounded("preparing", client.prepare(&seal_sql(&quoted))).await?;
-        let save = bounded("preparing", client.prepare(&save_sql(&quoted))).await?;
+        let save = bounded("preparing", client.prepare(&save_sql(&quoted, false))).await?;
+        let save_at = bounded("preparing", client.prepare(&save_sql(&quoted, true))).await?;
         // Run once for no row, since no token is negative: the plans are made and what they need is at hand.
         let zero = StoreId::EPHEMERAL.to_string();
         let nobody: [&(dyn ToSql + Sync); 6] = [&0_i64, &0_i64, &false, &zero, &false, &0_i64];
@@ -55,7 +64,7 @@ impl CursorStatements {
         let nothing: [&(dyn ToSql + Sync); 9] =
             [&prev, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false];
         bounded("warming up", client.query_opt(&save, &nothing)).await?;
-        Ok(Self { seal, save, schema: schema.to_owned() })
+        Ok(Self { seal, save, save_at, schema: schema.to_owned() })
     }
 }
 
@@ -74,7 +83,7 @@ impl Cursor {
         server: &Server,
         grant: Grant,
     ) -> Result<Sealed, PostgresError> {
-        let CursorStatements { seal, save, schema } = statements;
+        let CursorStatements { seal, save, save_at, schema } = statements;
         let token = to_sql(grant.token.get())?;
         let store = grant.store.to_string();
         let ephemeral = grant.store == StoreId::EPHEMERAL;
@@ -93,7 +102,8 @@ impl Cursor {
                 seal(true).await?.ok_or_else(fenced)?
             }
         };
-        let cursor = Self { save, token: row.get("token"), version: row.get("version"), schema };
+        let (token, version) = (row.get("token"), row.get("version"));
+        let cursor = Self { save, save_at, place: None, token, version, schema };
         let crashes = row.get::<_, i32>("crashes").unsigned_abs();
         Ok(Sealed { position: position(&row)?, cursor, promoted_from, crashes })
     }
@@ -128,29 +138,32 @@ impl Cursor {
         let claimed = position.claimed.as_ref().map(|claimed| &claimed.snapshot);
         let claimed_seq = position.claimed.as_ref().map_or(0, |claimed| claimed.seq);
         let attempt = i32::try_from(position.attempt).unwrap_or(i32::MAX);
-        let written = bounded(
-            "writing the cursor",
-            client.query_opt(
-                &self.save,
-                &[
-                    &position.prev,
-                    &position.target,
-                    &position.done,
-                    &claimed,
-                    &claimed_seq,
-                    &attempt,
-                    &self.token,
-                    &self.version,
-                    &!durable,
-                ],
-            ),
-        )
-        .await?;
-        if written.is_some() {
-            self.version += 1;
-            return Ok(());
+        let fast = !durable;
+        let parameters: [&(dyn ToSql + Sync); 9] = [
+            &position.prev,
+            &position.target,
+            &position.done,
+            &claimed,
+            &claimed_seq,
+            &attempt,
+            &self.token,
+            &self.version,
+            &fast,
+        ];
+        let mut written = None;
+        let place = self.place.take();
+        if let Some(place) = place.filter(|_| self.version % BY_KEY_EVERY != 0) {
+            let parameters: Vec<_> = parameters.into_iter().chain([&place as &(dyn ToSql + Sync)]).collect();
+            written = bounded("writing the cursor", client.query_opt(&self.save_at, &parameters)).await?;
         }
-        Err(self.fenced(client).await)
+        if written.is_none() {
+            // It has moved, or is another's.
+            written = bounded("writing the cursor", client.query_opt(&self.save, &parameters)).await?;
+        }
+        let Some(row) = written else { return Err(self.fenced(client).await) };
+        self.place = Some(row.get(0));
+        self.version += 1;
+        Ok(())
     }
 
     /// The token that everything of this holder carries.
@@ -242,7 +255,9 @@ fn seal_sql(schema: &str) -> String {
     )
 }
 
-fn save_sql(schema: &str) -> String {
+/// By its key, or at a place, where no dead version is in the way. Takes the row lock.
+fn save_sql(schema: &str, at_place: bool) -> String {
+    let place = if at_place { "ctid = $10::text::tid AND" } else { "" };
     let fence = if is_broken!(Fence) {
         "$7::int8 >= 0 AND $8::int8 IS NOT NULL"
     } else {
@@ -258,8 +273,8 @@ fn save_sql(schema: &str) -> String {
             attempt = $6,
             crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,
             version = version + 1
-         WHERE partition = 0 AND {fence}
-         RETURNING CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
+         WHERE {place} partition = 0 AND {fence}
+         RETURNING ctid::text, CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
     )
 }
 

@@ -252,6 +252,13 @@ impl<'a> Holder<'a> {
                     self.wake_up.drew(f);
                     continue;
                 }
+                Action::Pause(time) => {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(time) => {}
+                    }
+                    continue;
+                }
                 Action::Wait(limit) => limit,
             };
             let room = self.has_room();
@@ -359,7 +366,9 @@ impl<'a> Holder<'a> {
             if let Some(front) = self.outstanding.pop_front() {
                 let (least, most) = MAX_UNSETTLED_EVENTS;
                 let factor = match front.since.elapsed() {
-                    quick if quick < QUICK && front.events >= HANDED_OUT_AT_ONCE / 2 => self.max_unsettled * 2,
+                    quick if quick < QUICK && front.events >= HANDED_OUT_AT_ONCE / 2 => {
+                        self.max_unsettled * 2
+                    }
                     slow if slow > SLOW => self.max_unsettled / 2,
                     _ => self.max_unsettled,
                 };
@@ -394,15 +403,16 @@ impl<'a> Holder<'a> {
             self.save(false).await?;
             return Ok(self.wake_up.found_nothing(xmin, awake_flag));
         }
+        let (found, exhausted) = (batch.change_sets.len(), batch.exhausted);
         let parts = parts(batch.change_sets);
         for (place, part) in (1..).zip(&parts) {
             let last_seq = part.last().map(|last| last.seq);
-            let exhausted = batch.exhausted && place == parts.len();
+            let exhausted = exhausted && place == parts.len();
             self.progress.claim(Chunk { snapshot: snapshot.clone(), last_seq, exhausted });
         }
         // The claim: fences, counts the attempt, and flushes everything that was read.
         reach!(BeforeClaim);
-        if batch.exhausted || is_large(&parts) {
+        if exhausted || is_large(&parts) {
             self.save(true).await?;
             reach!(AfterClaim);
             self.hand_out(parts, attempt).await?;
@@ -429,11 +439,10 @@ impl<'a> Holder<'a> {
                 Some(fetched) => fetched?,
                 None => fetch.await?,
             };
-            self.ahead =
-                self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
+            self.ahead = self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
         }
         reach!(AfterHandOut);
-        Ok(self.wake_up.found())
+        Ok(self.wake_up.found(found, exhausted))
     }
 
     /// Where to read next, what of it may be a repeat, and as which attempt that is to be delivered.

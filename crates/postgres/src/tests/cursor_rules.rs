@@ -203,7 +203,8 @@ async fn rule_4_a_foreign_cluster_is_refused_and_a_rebase_delivers_everything() 
     let limits = Limits { rows: 10, bytes: 1 << 20 };
     let mut reader = Reader::prepare(session.client(), &schema, limits).await.unwrap();
     client.batch_execute("INSERT INTO orders VALUES (4)").await.unwrap();
-    let batch = reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
+    let batch =
+        reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert!(attempt > 1);
     assert_eq!(marked, [true, true, true, false]);
@@ -318,7 +319,8 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     let (claimed, attempt) = progress.inherited().unwrap();
     let mut reader =
         Reader::prepare(session.client(), schema, Limits { rows: 10, bytes: 1 << 20 }).await.unwrap();
-    let batch = reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
+    let batch =
+        reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert_eq!((marked, attempt), (vec![true, false], 2));
 }

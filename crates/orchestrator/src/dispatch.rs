@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builder::ProcessNode;
 use crate::error::{FailureCause, OrchestratorError, one_line};
 use crate::lanes::{Aged, Lanes};
+use crate::meter::{Meter, Tally};
 use crate::plan::Plan;
 use crate::report::Reporter;
 use crate::retry::Verdict;
@@ -43,6 +44,7 @@ pub(crate) struct Pool {
     pub(crate) plan: Plan,
     pub(crate) processes: Vec<ProcessNode>,
     pub(crate) reporter: Reporter,
+    pub(crate) meter: Meter,
     hasher: RandomState,
     state: Mutex<State>,
     /// Wakes one idle worker.
@@ -84,8 +86,14 @@ enum Outcome {
 }
 
 impl Pool {
-    pub(crate) fn new(plan: Plan, processes: Vec<ProcessNode>, reporter: Reporter) -> Self {
+    pub(crate) fn new(
+        plan: Plan,
+        inputs: &[String],
+        processes: Vec<ProcessNode>,
+        reporter: Reporter,
+    ) -> Self {
         Self {
+            meter: Meter::new(&plan, inputs, &processes),
             plan,
             processes,
             reporter,
@@ -167,6 +175,7 @@ impl Pool {
         for job in jobs {
             refused.extend(state.enter(job));
         }
+        self.meter.queued.set(state.lanes.runnable() as f64);
         self.wake_workers(state);
     }
 
@@ -215,14 +224,15 @@ impl Pool {
 
     /// One worker: runs jobs until the pool is closed.
     pub(crate) async fn work(&self) {
+        let mut tally = self.meter.tally();
         let (mut taken, mut done, mut most) = (VecDeque::new(), Vec::new(), 1);
         loop {
             self.settle_and_take(&mut done, &mut taken, most);
-            if taken.is_empty() && !self.wait_for_job(&mut taken).await {
+            if taken.is_empty() && !self.wait_for_job(&mut taken, &mut tally).await {
                 return;
             }
             let all = taken.len();
-            let waited = self.run_taken(&mut taken, &mut done).await;
+            let waited = self.run_taken(&mut taken, &mut done, &mut tally).await;
             most = match waited {
                 true => 1,
                 false if all == most => (most * 2).min(TAKE_AT_ONCE),
@@ -233,7 +243,12 @@ impl Pool {
 
     /// Runs what was taken, one after the other, and gives back what is left as soon as one has to wait, or they have
     /// taken long: then it returns true.
-    async fn run_taken(&self, taken: &mut VecDeque<Aged<Job>>, done: &mut Vec<Outcome>) -> bool {
+    async fn run_taken(
+        &self,
+        taken: &mut VecDeque<Aged<Job>>,
+        done: &mut Vec<Outcome>,
+        tally: &mut Tally<'_>,
+    ) -> bool {
         let since = Instant::now();
         while let Some(aged) = taken.pop_front() {
             // Processes that never wait must not keep the runtime from everything else, such as renewing a lease.
@@ -242,7 +257,7 @@ impl Pool {
                 done.push(Outcome::Abandoned(aged.job));
                 continue;
             }
-            let mut run = pin!(self.run(aged.job));
+            let mut run = pin!(self.run(aged.job, tally));
             if let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await {
                 done.push(outcome);
                 if taken.is_empty() || since.elapsed() < TAKEN_FOR {
@@ -351,7 +366,9 @@ impl Pool {
     }
 
     /// Waits for a job and takes it; false when the pool is closed.
-    async fn wait_for_job(&self, taken: &mut VecDeque<Aged<Job>>) -> bool {
+    async fn wait_for_job(&self, taken: &mut VecDeque<Aged<Job>>, tally: &mut Tally<'_>) -> bool {
+        tally.write();
+        self.meter.queued.set(0.0);
         loop {
             // Registered before the look, so that a job that comes in between wakes it.
             let mut woken = pin!(self.work.notified());
@@ -447,7 +464,7 @@ impl Pool {
         }
     }
 
-    async fn run(&self, job: Job) -> Outcome {
+    async fn run(&self, job: Job, tally: &mut Tally<'_>) -> Outcome {
         if !job.ticket.is_valid() {
             return Outcome::Abandoned(job);
         }
@@ -459,12 +476,25 @@ impl Pool {
             return Outcome::Stored(job);
         }
         reach!(BeforeCall);
+        let began = tally.begin(job.route);
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
-            tokio::select! {
-                biased;
-                result = call => Some(result),
-                () = self.cut_off.cancelled() => None,
+            let mut call = pin!(call);
+            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+                Poll::Ready(result) => {
+                    tally.ran(job.route, began);
+                    Some(result)
+                }
+                Poll::Pending => {
+                    let began = tally.waits(job.route, began);
+                    let result = tokio::select! {
+                        biased;
+                        result = call => Some(result),
+                        () = self.cut_off.cancelled() => None,
+                    };
+                    tally.waited(job.route, began);
+                    result
+                }
             }
         };
         reach!(AfterCall);
@@ -477,6 +507,7 @@ impl Pool {
                 for line in &status.logs {
                     tracing::info!(process = node.process.id(), "{line}");
                 }
+                tally.handled(job.route);
                 return Outcome::Handled(job);
             }
             Some(Ok(Err(error))) => (ProcessStatus::default(), FailureCause::Error(error)),
@@ -488,6 +519,8 @@ impl Pool {
     }
 
     fn failed(&self, mut job: Job, node: &ProcessNode, logs: Vec<String>, source: FailureCause) -> Outcome {
+        let meter = self.meter.route(job.route);
+        meter.failed.increment(1);
         let attempt = job.event().attempt.unwrap_or(1).max(1);
         let error = failure_text(&logs, &source);
         let pause = match &source {
@@ -522,6 +555,7 @@ impl Pool {
                 let mut event =
                     job.retry.take().map_or_else(|| job.ticket.event.clone(), |retry| retry.event);
                 event.attempt = Some(attempt.saturating_add(1));
+                meter.retried.increment(1);
                 job.retry = Some(Box::new(Retry { event, failures: tries, error }));
                 return Outcome::Failed(job, delay);
             }

@@ -38,6 +38,9 @@ pub(crate) struct Cursor {
     token: i64,
     version: i64,
     schema: String,
+    /// Events that were handled or parked since the row was sealed, and how many of them the row knows of.
+    handled: i64,
+    recorded: i64,
 }
 
 /// What sealing found.
@@ -61,8 +64,8 @@ impl CursorStatements {
         let nobody: [&(dyn ToSql + Sync); 6] = [&0_i64, &0_i64, &false, &zero, &false, &0_i64];
         bounded("warming up", client.query_opt(&seal, &nobody)).await?;
         let (prev, none) = (Snapshot { xmin: 1, xmax: 1, xip: Vec::new() }, None::<Snapshot>);
-        let nothing: [&(dyn ToSql + Sync); 9] =
-            [&prev, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false];
+        let nothing: [&(dyn ToSql + Sync); 10] =
+            [&prev, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false, &0_i64];
         bounded("warming up", client.query_opt(&save, &nothing)).await?;
         Ok(Self { seal, save, save_at, schema: schema.to_owned() })
     }
@@ -103,7 +106,7 @@ impl Cursor {
             }
         };
         let (token, version) = (row.get("token"), row.get("version"));
-        let cursor = Self { save, save_at, place: None, token, version, schema };
+        let cursor = Self { save, save_at, place: None, token, version, schema, handled: 0, recorded: 0 };
         let crashes = row.get::<_, i32>("crashes").unsigned_abs();
         Ok(Sealed { position: position(&row)?, cursor, promoted_from, crashes })
     }
@@ -139,7 +142,8 @@ impl Cursor {
         let claimed_seq = position.claimed.as_ref().map_or(0, |claimed| claimed.seq);
         let attempt = i32::try_from(position.attempt).unwrap_or(i32::MAX);
         let fast = !durable;
-        let parameters: [&(dyn ToSql + Sync); 9] = [
+        let handled = self.handled.saturating_sub(self.recorded);
+        let parameters: [&(dyn ToSql + Sync); 10] = [
             &position.prev,
             &position.target,
             &position.done,
@@ -149,6 +153,7 @@ impl Cursor {
             &self.token,
             &self.version,
             &fast,
+            &handled,
         ];
         let mut written = None;
         let place = self.place.take();
@@ -163,7 +168,35 @@ impl Cursor {
         let Some(row) = written else { return Err(self.fenced(client).await) };
         self.place = Some(row.get(0));
         self.version += 1;
+        self.recorded = self.handled;
         Ok(())
+    }
+
+    /// How many events this holder has seen handled or parked; recorded with the next write of the row.
+    pub(crate) fn count(&mut self, handled: u64) {
+        self.handled = i64::try_from(handled).unwrap_or(i64::MAX);
+    }
+
+    /// Records [what was counted](Self::count) and nothing else, for those who look while a batch takes long. A crash may
+    /// undo it. Locks the row.
+    ///
+    /// # Errors
+    /// [`PostgresError::Fenced`] when another holder has sealed the row.
+    pub(crate) async fn record_count(&mut self, client: &Client) -> Result<(), PostgresError> {
+        let sql = format!(
+            "UPDATE {}.cursors SET handled = handled + $1, moved_at = pg_catalog.clock_timestamp()
+              WHERE partition = 0 AND token = $2
+             RETURNING pg_catalog.set_config('synchronous_commit', 'off', true)",
+            quote_identifier(&self.schema)
+        );
+        let handled = self.handled - self.recorded;
+        if handled <= 0 {
+            return Ok(());
+        }
+        let written =
+            bounded("recording the count", client.query_opt(&sql, &[&handled, &self.token])).await?;
+        self.recorded = self.handled;
+        if written.is_some() { Ok(()) } else { Err(self.fenced(client).await) }
     }
 
     /// The token that everything of this holder carries.
@@ -229,7 +262,7 @@ fn to_sql(token: u64) -> Result<i64, PostgresError> {
 fn seal_sql(schema: &str) -> String {
     if is_broken!(Seal) {
         return format!(
-            "SELECT prev::text, target::text, done, claimed::text, claimed_seq, attempt, version, token
+            "SELECT prev::text, target::text, done, claimed::text, claimed_seq, attempt, crashes, version, token
                FROM {schema}.cursors
               WHERE partition = 0 AND system_identifier = $6 AND (timeline = $2 OR $3)
                 AND $1::int8 IS NOT NULL AND $4::text IS NOT NULL AND $5::bool IS NOT NULL"
@@ -240,6 +273,7 @@ fn seal_sql(schema: &str) -> String {
             token = CASE WHEN $5 THEN GREATEST(token + 1, token_base + $1) ELSE token_base + $1 END,
             lock_store = $4::text::uuid,
             timeline = $2,
+            sealed_at = pg_catalog.clock_timestamp(),
             version = version + 1,
             crashes = CASE WHEN $3 OR claimed IS NULL THEN 0 ELSE crashes + 1 END,
             attempt = CASE WHEN $3 THEN attempt + 2 WHEN claimed IS NULL THEN 0 ELSE attempt + 1 END,
@@ -257,7 +291,7 @@ fn seal_sql(schema: &str) -> String {
 
 /// By its key, or at a place, where no dead version is in the way. Takes the row lock.
 fn save_sql(schema: &str, at_place: bool) -> String {
-    let place = if at_place { "ctid = $10::text::tid AND" } else { "" };
+    let place = if at_place { "ctid = $11::text::tid AND" } else { "" };
     let fence = if is_broken!(Fence) {
         "$7::int8 >= 0 AND $8::int8 IS NOT NULL"
     } else {
@@ -272,6 +306,8 @@ fn save_sql(schema: &str, at_place: bool) -> String {
             claimed_seq = $5,
             attempt = $6,
             crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,
+            handled = handled + $10,
+            moved_at = CASE WHEN $10 > 0 THEN pg_catalog.clock_timestamp() ELSE moved_at END,
             version = version + 1
          WHERE {place} partition = 0 AND {fence}
          RETURNING ctid::text, CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"

@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Statement};
 use crate::PostgresError;
 use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
+use crate::meter::HolderMeter;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
@@ -48,6 +49,8 @@ const MAX_UNSETTLED_BYTES: usize = 32 * 1024 * 1024;
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// When so many programs have died while they had the same events, each of these is tried alone.
 const ISOLATE_AFTER: u32 = 2;
+/// While a batch takes longer than this, how many of its events are done is recorded all the same.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Foreign notifications are reported at most this often.
 const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -71,6 +74,10 @@ pub(crate) struct Holder<'a> {
     crashes: u32,
     /// Events in doubt that were handed out to be tried alone.
     isolated: usize,
+    /// Events of the batches that are done.
+    completed: u64,
+    /// When it was last recorded how many events are done.
+    counted: Instant,
     wake_up: WakeUp,
     set_wake_up: Statement,
     /// The slot that writers write to, as last seen.
@@ -78,6 +85,7 @@ pub(crate) struct Holder<'a> {
     stamp: Stamp,
     rotation: Rotation,
     garbage: Garbage,
+    meter: HolderMeter,
 }
 
 /// A batch and as which attempt its repeats are to be delivered.
@@ -201,6 +209,8 @@ impl<'a> Holder<'a> {
             parked,
             crashes,
             isolated: 0,
+            completed: 0,
+            counted: Instant::now(),
             reader: prepared.reader,
             progress: Progress::resume(position),
             ahead: None,
@@ -217,6 +227,7 @@ impl<'a> Holder<'a> {
             cursor,
             rotation: Rotation::new(&options.names.schema, options.retention, options.warn_size),
             garbage: Garbage::default(),
+            meter: HolderMeter::new(&options.names.id),
         })
     }
 
@@ -229,6 +240,7 @@ impl<'a> Holder<'a> {
     ) -> Result<(), PostgresError> {
         while !stop.is_cancelled() {
             self.settle()?;
+            self.show_progress().await?;
             let may = self.may();
             self.serve_parked(may).await?;
             self.report_foreign(&mut notifications.foreign);
@@ -261,6 +273,7 @@ impl<'a> Holder<'a> {
                 }
                 Action::Wait(limit) => limit,
             };
+            let limit = if self.outstanding.is_empty() { limit } else { limit.min(COUNT_EVERY) };
             let room = self.has_room();
             let may = self.may();
             let front = self.outstanding.front_mut().map(|front| &mut front.receipt);
@@ -280,15 +293,18 @@ impl<'a> Holder<'a> {
         self.store_and_settle().await?;
         while let Some(front) = self.outstanding.pop_front() {
             if front.receipt.is_handled() {
+                self.completed += front.events as u64;
                 self.progress.complete();
                 continue;
             }
             let handled = front.receipt.handled_prefix();
+            self.completed += handled as u64;
             if let Some(&(seq, _)) = front.ends.iter().rfind(|&&(_, events)| events <= handled) {
                 self.progress.complete_partly(seq);
             }
             break;
         }
+        self.count();
         // Nobody listens now, and whoever comes next reads before it sleeps: writers need not notify.
         let flag = set_flag(self.client, &self.set_wake_up, self.slot, true, self.cursor.token());
         let position = self.progress.position();
@@ -359,24 +375,40 @@ impl<'a> Holder<'a> {
 
     /// Takes in what was handled, in order.
     fn settle(&mut self) -> Result<(), PostgresError> {
-        while self.outstanding.front().is_some_and(|front| front.receipt.is_settled()) {
-            if !self.outstanding.front().is_some_and(|front| front.receipt.is_handled()) {
+        while let Some(front) = self.outstanding.front().filter(|front| front.receipt.is_settled()) {
+            if !front.receipt.is_handled() {
                 return Err(PostgresError::Abandoned);
             }
-            if let Some(front) = self.outstanding.pop_front() {
-                let (least, most) = MAX_UNSETTLED_EVENTS;
-                let factor = match front.since.elapsed() {
-                    quick if quick < QUICK && front.events >= HANDED_OUT_AT_ONCE / 2 => {
-                        self.max_unsettled * 2
-                    }
-                    slow if slow > SLOW => self.max_unsettled / 2,
-                    _ => self.max_unsettled,
-                };
-                self.max_unsettled = factor.clamp(least, most);
-            }
+            let events = front.events;
+            let (least, most) = MAX_UNSETTLED_EVENTS;
+            let wanted = match front.since.elapsed() {
+                quick if quick < QUICK && events >= HANDED_OUT_AT_ONCE / 2 => self.max_unsettled * 2,
+                slow if slow > SLOW => self.max_unsettled / 2,
+                _ => self.max_unsettled,
+            };
+            self.max_unsettled = wanted.clamp(least, most);
+            self.completed += events as u64;
+            self.meter.settled(events);
+            self.outstanding.pop_front();
             self.progress.complete();
         }
         Ok(())
+    }
+
+    /// Events that are done, those of unfinished batches too.
+    fn count(&mut self) {
+        let done = |batch: &Outstanding| batch.events.saturating_sub(batch.receipt.unsettled()) as u64;
+        self.cursor.count(self.completed + self.outstanding.iter().map(done).sum::<u64>());
+        self.counted = Instant::now();
+    }
+
+    /// Shows those who look from outside that events are being handled, when nothing else is written.
+    async fn show_progress(&mut self) -> Result<(), PostgresError> {
+        if self.outstanding.is_empty() || self.counted.elapsed() < COUNT_EVERY {
+            return Ok(());
+        }
+        self.count();
+        self.cursor.record_count(self.client).await
     }
 
     /// Reads one batch, claims it and hands it out. While more is left, the next one is read behind the claim, and
@@ -387,7 +419,9 @@ impl<'a> Holder<'a> {
             None => {
                 let (next, inherited, attempt) = self.next_read();
                 let events = self.max_unsettled / 2;
+                let began = Instant::now();
                 let batch = self.reader.read(self.client, &next, inherited.as_ref(), events).await?;
+                self.meter.read(began);
                 Ahead { batch, attempt }
             }
         };
@@ -419,6 +453,7 @@ impl<'a> Holder<'a> {
         } else {
             let (next, inherited, attempt_ahead) = self.next_read();
             let events = self.max_unsettled / 2;
+            let began = Instant::now();
             let mut fetch = pin!(self.reader.fetch(self.client, &next, inherited.as_ref(), events));
             let fetched = {
                 let save = pin!(self.save(true));
@@ -439,6 +474,7 @@ impl<'a> Holder<'a> {
                 Some(fetched) => fetched?,
                 None => fetch.await?,
             };
+            self.meter.read(began);
             self.ahead = self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
         }
         reach!(AfterHandOut);
@@ -487,6 +523,7 @@ impl<'a> Holder<'a> {
             },
         };
         let (delivery, receipt) = Delivery::with_terms(events, terms);
+        self.meter.handed_out(count, is_repeat);
         if !self.lease.is_valid() {
             return Err(PostgresError::LeaseLost {
                 resource: self.options.names.schema.clone(),
@@ -507,11 +544,14 @@ impl<'a> Holder<'a> {
             if is_broken!(ClaimBeforeDeliver) {
                 position = Position { claimed: None, attempt: 0, ..position };
             }
+            self.count();
+            let began = Instant::now();
             if durable {
                 self.cursor.save(self.client, &position).await?;
             } else {
                 self.cursor.leave(self.client, &position).await?;
             }
+            self.meter.claimed(began);
             reach!(AfterAdvance);
             self.progress.saved();
         }

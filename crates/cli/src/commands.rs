@@ -4,8 +4,10 @@ mod accept_lock_store;
 mod check;
 mod dead_letters;
 mod doctor;
+mod graph;
 mod install;
 mod replay;
+mod status;
 
 use std::env;
 use std::fs;
@@ -26,6 +28,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Run(arguments) => run_pipeline(arguments, backends).await,
         Command::Check(arguments) => check::check(&arguments, backends).await,
         Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
+        Command::Status(arguments) => status::run(&arguments, backends).await,
+        Command::Graph(arguments) => graph::run(&arguments, backends),
         Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::DeadLetters(command) => dead_letters::run(&command, backends).await,
@@ -41,7 +45,7 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
     let limits =
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
     // Counting begins before there is anything to count.
-    let http = Http::listen(&arguments, &loaded).await?;
+    let http = Http::listen(&arguments, &loaded, backends).await?;
     let registry = backends.registry(&loaded)?;
     let inputs = tokio::select! {
         inputs = async {

@@ -14,6 +14,7 @@ use crate::layout::{self, Access};
 use crate::meter::{InputMeter, State};
 use crate::names::stable_hash;
 use crate::options::Options;
+use crate::presence::Presence;
 use crate::session::Session;
 
 /// How often tables and triggers are compared with what they should be: a table created while running is covered at the
@@ -31,6 +32,7 @@ pub struct PostgresInput {
     options: Options,
     locks: Arc<LockManager>,
     meter: InputMeter,
+    presence: Presence,
 }
 
 impl std::fmt::Debug for PostgresInput {
@@ -51,7 +53,7 @@ impl PostgresInput {
         layout::ensure(&session, &options).await?;
         let meter = InputMeter::new(&options.names.id);
         meter.is(Some(State::Starting));
-        Ok(Self { options, locks, meter })
+        Ok(Self { presence: Presence::new(locks.holder_id()), options, locks, meter })
     }
 
     /// The input's id: its name with `-` replaced by `_`.
@@ -71,7 +73,10 @@ impl PostgresInput {
         self.meter.is(Some(State::Starting));
         let ended = self.attempt(&sink, &stop).await;
         self.meter.is(None);
-        ended.map_err(|error| error.into_input_error(&self.options.name))
+        ended.map_err(|error| {
+            self.presence.failed(&error);
+            error.into_input_error(&self.options.name)
+        })
     }
 
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
@@ -79,6 +84,8 @@ impl PostgresInput {
         self.meter.sessions.increment(1);
         let access = layout::ensure(&session, &self.options).await?;
         let prepared = Prepared::on(&session, &self.options).await?;
+        let names = &self.options.names;
+        self.presence.announce(session.client(), &names.schema, &application_name(&self.options)).await?;
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
         self.meter.is(Some(State::StandingBy));

@@ -48,17 +48,19 @@ mod maintenance;
 mod meter;
 mod names;
 mod new_tables;
+mod operator;
 mod options;
 mod parked_events;
 mod parking;
 mod patterns;
+mod presence;
 mod progress;
-mod pulse;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
 mod snapshot;
+mod status;
 mod wake_up;
 
 #[cfg(test)]
@@ -78,10 +80,14 @@ pub use maintenance::{
     AcceptedLockStore, ServerInfo, accept_lock_store, lease_resource, probe, probe_schema, rebase, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
+pub use operator::operated_by;
 pub use options::OPTION_KEYS;
 pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
-pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
+pub use status::{
+    Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
+    Status, StatusReader,
+};
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

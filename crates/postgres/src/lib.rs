@@ -55,7 +55,6 @@ mod parking;
 mod patterns;
 mod presence;
 mod progress;
-mod pulse;
 mod reader;
 mod replay;
 mod rotation;
@@ -85,7 +84,6 @@ pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use operator::operated_by;
 pub use options::OPTION_KEYS;
 pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
-pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
 pub use status::{
     Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,

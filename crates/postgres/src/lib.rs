@@ -31,6 +31,7 @@
 #[macro_use]
 mod failpoint;
 
+mod audit;
 mod capture;
 mod connection;
 mod coverage;
@@ -51,12 +52,14 @@ mod operator;
 mod options;
 mod parking;
 mod patterns;
+mod pauses;
 mod presence;
 mod progress;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
+mod skip;
 mod snapshot;
 mod status;
 mod wake_up;
@@ -64,6 +67,7 @@ mod wake_up;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditRecord, audit};
 pub use connection::ConnectionString;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
@@ -80,7 +84,9 @@ pub use maintenance::{
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use operator::operated_by;
 pub use options::OPTION_KEYS;
+pub use pauses::{pause, resume};
 pub use replay::{Replay, Replayed, replay};
+pub use skip::{Skip, SkipCandidate, Skipped, skip, skip_candidates};
 pub use status::{
     Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
     Status, StatusReader,

@@ -64,6 +64,11 @@ impl WakeUp {
         Self { notify, state: State::Unknown, hits: 0, empty_reads: 0 }
     }
 
+    /// Whether a notification can come.
+    pub(crate) fn notifies(&self) -> bool {
+        self.notify
+    }
+
     /// A read found changes.
     pub(crate) fn found(&mut self) -> Action {
         self.hits += 1;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dapper_testkit::Database;
 use serde_json::Value;
 
-use crate::support::{CANARY, Dapper, Running, SMALL, Said, database, dapper};
+use crate::support::{CANARY, Dapper, Running, SMALL, Said, dapper, database};
 
 fn run(database: &Database, arguments: &[&str]) -> Said {
     Dapper::new(SMALL, arguments).env("DATABASE_URL", &database.url()).run()
@@ -79,7 +79,8 @@ fn status_names_what_it_can_not_reach_and_no_secret() {
     }
     assert!(!said.out.contains(CANARY));
     let unknown = dapper(SMALL, &["status", "pipeline.toml", "--input", "orders-imput"]);
-    let expected = "error: pipeline.toml: there is no input \"orders-imput\"; did you mean \"orders-input\"?\n";
+    let expected =
+        "error: pipeline.toml: there is no input \"orders-imput\"; did you mean \"orders-input\"?\n";
     assert_eq!((unknown.code, unknown.err.as_str()), (Some(1), expected));
     let often = dapper(SMALL, &["status", "pipeline.toml", "--watch", "1ms"]);
     assert!(often.code == Some(2) && often.err.contains("must be 100ms at least"), "{often:?}");

@@ -22,6 +22,7 @@ use anyhow::Context;
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
 use crate::backends::{self, Backends};
+use crate::http::Http;
 use crate::pipeline::{CONNECTION_STRING, Source, read};
 use crate::stop;
 
@@ -50,6 +51,8 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
     let loaded = load(&arguments.pipeline, backends)?;
     let limits =
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
+    // Counting begins before there is anything to count.
+    let http = Http::listen(&arguments, &loaded).await?;
     let registry = backends.registry(&loaded)?;
     let inputs = tokio::select! {
         inputs = async {
@@ -58,12 +61,17 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
         } => inputs?,
         () = stop.cancelled() => return Ok(()),
     };
-    let orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
+    let mut orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
     for warning in orchestrator.warnings() {
         tracing::warn!("{}", explain(warning));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running {}", loaded.file);
-    orchestrator.run(stop).await?;
+    let serving = http.map(|http| http.serve(&mut orchestrator, &stop));
+    let ran = orchestrator.run(stop).await;
+    if let Some(serving) = serving {
+        serving.cancel();
+    }
+    ran?;
     tracing::info!("stopped");
     Ok(())
 }

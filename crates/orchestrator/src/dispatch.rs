@@ -4,10 +4,12 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use dapper_core::{Delivery, Entry, Fate, ProcessExitStatus, ProcessStatus};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::builder::ProcessNode;
 use crate::error::{FailureCause, OrchestratorError, one_line};
 use crate::lanes::Lanes;
+use crate::meter::{Meter, Tally};
 use crate::plan::Plan;
 use crate::report::Reporter;
 use crate::retry::Verdict;
@@ -36,6 +39,7 @@ pub(crate) struct Pool {
     pub(crate) plan: Plan,
     pub(crate) processes: Vec<ProcessNode>,
     pub(crate) reporter: Reporter,
+    pub(crate) meter: Meter,
     hasher: RandomState,
     state: Mutex<State>,
     /// Wakes one idle worker.
@@ -75,8 +79,14 @@ enum Outcome {
 }
 
 impl Pool {
-    pub(crate) fn new(plan: Plan, processes: Vec<ProcessNode>, reporter: Reporter) -> Self {
+    pub(crate) fn new(
+        plan: Plan,
+        inputs: &[String],
+        processes: Vec<ProcessNode>,
+        reporter: Reporter,
+    ) -> Self {
         Self {
+            meter: Meter::new(&plan, inputs, &processes),
             plan,
             processes,
             reporter,
@@ -157,6 +167,7 @@ impl Pool {
         for job in jobs {
             refused.extend(state.enter(job));
         }
+        self.meter.queued.set(state.lanes.runnable() as f64);
         self.wake_workers(state);
     }
 
@@ -204,18 +215,19 @@ impl Pool {
 
     /// One worker: runs jobs until the pool is closed.
     pub(crate) async fn work(&self) {
+        let mut tally = self.meter.tally();
         let mut done = None;
         loop {
             let job = match self.settle_and_take(done.take()) {
                 Some(job) => job,
-                None => match self.wait_for_job().await {
+                None => match self.wait_for_job(&mut tally).await {
                     Some(job) => job,
                     None => return,
                 },
             };
             // Processes that never wait must not keep the runtime from everything else, such as renewing a lease.
             tokio::task::coop::consume_budget().await;
-            done = Some(self.run(job).await);
+            done = Some(self.run(job, &mut tally).await);
         }
     }
 
@@ -294,7 +306,9 @@ impl Pool {
         }
     }
 
-    async fn wait_for_job(&self) -> Option<Job> {
+    async fn wait_for_job(&self, tally: &mut Tally<'_>) -> Option<Job> {
+        tally.write();
+        self.meter.queued.set(0.0);
         loop {
             // Registered before the look, so that a job that comes in between wakes it.
             let mut woken = pin!(self.work.notified());
@@ -381,7 +395,7 @@ impl Pool {
         jobs
     }
 
-    async fn run(&self, job: Job) -> Outcome {
+    async fn run(&self, job: Job, tally: &mut Tally<'_>) -> Outcome {
         if !job.ticket.is_valid() {
             return Outcome::Abandoned(job);
         }
@@ -393,12 +407,25 @@ impl Pool {
             return Outcome::Stored(job);
         }
         reach!(BeforeCall);
+        let began = tally.begin(job.route);
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
-            tokio::select! {
-                biased;
-                result = call => Some(result),
-                () = self.cut_off.cancelled() => None,
+            let mut call = pin!(call);
+            match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
+                Poll::Ready(result) => {
+                    tally.ran(job.route, began);
+                    Some(result)
+                }
+                Poll::Pending => {
+                    let began = tally.waits(job.route, began);
+                    let result = tokio::select! {
+                        biased;
+                        result = call => Some(result),
+                        () = self.cut_off.cancelled() => None,
+                    };
+                    tally.waited(job.route, began);
+                    result
+                }
             }
         };
         reach!(AfterCall);
@@ -411,6 +438,7 @@ impl Pool {
                 for line in &status.logs {
                     tracing::info!(process = node.process.id(), "{line}");
                 }
+                tally.handled(job.route);
                 return Outcome::Handled(job);
             }
             Some(Ok(Err(error))) => (ProcessStatus::default(), FailureCause::Error(error)),
@@ -422,6 +450,8 @@ impl Pool {
     }
 
     fn failed(&self, mut job: Job, node: &ProcessNode, logs: Vec<String>, source: FailureCause) -> Outcome {
+        let meter = self.meter.route(job.route);
+        meter.failed.increment(1);
         let attempt = job.event().attempt.unwrap_or(1).max(1);
         let error = failure_text(&logs, &source);
         let pause = match &source {
@@ -456,6 +486,7 @@ impl Pool {
                 let mut event =
                     job.retry.take().map_or_else(|| job.ticket.event.clone(), |retry| retry.event);
                 event.attempt = Some(attempt.saturating_add(1));
+                meter.retried.increment(1);
                 job.retry = Some(Box::new(Retry { event, failures: tries, error }));
                 return Outcome::Failed(job, delay);
             }

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Statement};
 use crate::PostgresError;
 use crate::cursor::{Cursor, CursorStatements, Grant, Sealed};
 use crate::events::Stamp;
+use crate::meter::HolderMeter;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
@@ -73,6 +74,7 @@ pub(crate) struct Holder<'a> {
     stamp: Stamp,
     rotation: Rotation,
     garbage: Garbage,
+    meter: HolderMeter,
 }
 
 /// A batch on its way.
@@ -212,6 +214,7 @@ impl<'a> Holder<'a> {
             cursor,
             rotation: Rotation::new(&options.names.schema, options.retention, options.warn_size),
             garbage: Garbage::default(),
+            meter: HolderMeter::new(&options.names.id),
         })
     }
 
@@ -393,7 +396,9 @@ impl<'a> Holder<'a> {
             if !front.receipt.is_handled() {
                 return Err(PostgresError::Abandoned);
             }
-            self.completed += front.events as u64;
+            let events = front.events;
+            self.completed += events as u64;
+            self.meter.settled(events);
             self.outstanding.pop_front();
             self.progress.complete();
         }
@@ -420,8 +425,10 @@ impl<'a> Holder<'a> {
     async fn step(&mut self) -> Result<Action, PostgresError> {
         let inherited = self.progress.inherited().map(|(claimed, attempt)| (claimed.clone(), attempt));
         let next = self.progress.next_read();
+        let began = Instant::now();
         let batch =
             self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
+        self.meter.read(began);
         reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
@@ -470,6 +477,7 @@ impl<'a> Holder<'a> {
             },
         };
         let (delivery, receipt) = Delivery::with_terms(events, terms);
+        self.meter.handed_out(count, is_repeat);
         if !self.lease.is_valid() {
             return Err(PostgresError::LeaseLost {
                 resource: self.options.names.schema.clone(),
@@ -489,7 +497,9 @@ impl<'a> Holder<'a> {
                 position = Position { claimed: None, attempt: 0, ..position };
             }
             self.count();
+            let began = Instant::now();
             self.cursor.save(self.client, &position).await?;
+            self.meter.claimed(began);
             reach!(AfterAdvance);
             self.progress.saved();
         }

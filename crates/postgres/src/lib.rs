@@ -46,15 +46,18 @@ mod input;
 mod installation;
 mod layout;
 mod maintenance;
+mod meter;
 mod names;
 mod new_tables;
 mod operator;
 mod options;
+mod parked_events;
 mod parking;
 mod patterns;
 mod pauses;
 mod presence;
 mod progress;
+mod pulse;
 mod reader;
 mod replay;
 mod rotation;
@@ -84,7 +87,9 @@ pub use maintenance::{
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use operator::operated_by;
 pub use options::OPTION_KEYS;
+pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
 pub use pauses::{pause, resume};
+pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
 pub use skip::{Skip, SkipCandidate, Skipped, skip, skip_candidates};
 pub use status::{

@@ -120,7 +120,7 @@ impl PostgresInput {
             |reason: String| PostgresError::LeaseLost { resource: self.options.names.schema.clone(), reason };
         let mut notifications = session.take_notifications();
         reach!(BeforeSeal);
-        let told = Arc::clone(&notifications.parked);
+        let told = (Arc::clone(&notifications.parked), Arc::clone(&notifications.paused));
         let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store, told).await?;
         self.meter.is(Some(State::Leading));
         self.meter.token.set(lease.token().get() as f64);

@@ -6,23 +6,28 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
+    ("dapper-connect", &[]),
     ("dapper-lock", &["dapper-failpoints"]),
     ("dapper-lock-conformance", &["dapper-lock"]),
-    ("dapper-lock-postgres", &["dapper-lock", "dapper-failpoints"]),
+    ("dapper-lock-postgres", &["dapper-connect", "dapper-lock", "dapper-failpoints"]),
     ("dapper-lock-etcd", &["dapper-lock"]),
     ("dapper-lock-simulation", &["dapper-lock"]),
     ("dapper-orchestrator", &["dapper-core", "dapper-failpoints"]),
-    ("dapper-postgres", &["dapper-core", "dapper-payload", "dapper-lock", "dapper-failpoints"]),
+    (
+        "dapper-postgres",
+        &["dapper-connect", "dapper-core", "dapper-payload", "dapper-lock", "dapper-failpoints"],
+    ),
     ("dapper-inbox", &[]),
-    ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
+    ("dapper-sql-process", &["dapper-connect", "dapper-core", "dapper-inbox"]),
     ("dapper-webhook", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
         &[
+            "dapper-connect",
             "dapper-core",
             "dapper-failpoints",
             "dapper-payload",

@@ -32,7 +32,6 @@
 mod failpoint;
 
 mod capture;
-mod connection;
 mod coverage;
 mod cursor;
 mod dead_letters;
@@ -61,7 +60,7 @@ mod wake_up;
 #[cfg(test)]
 mod tests;
 
-pub use connection::ConnectionString;
+pub use dapper_connect::ConnectionString;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
 };

@@ -111,8 +111,7 @@ impl TlsSettings {
             _ => SslNegotiation::Postgres,
         };
         Ok(Self {
-            // As libpq does: who names an authority wants it asked.
-            mode: if mode == Mode::Require && roots.is_some() { Mode::VerifyCa } else { mode },
+            mode,
             is_explicit,
             negotiation,
             roots,
@@ -157,6 +156,7 @@ impl TlsSettings {
             (Some(Roots::System), _) => Verifier::new(Arc::clone(provider))
                 .map(|verifier| Arc::new(verifier) as Arc<dyn ServerCertVerifier>)
                 .map_err(|error| ConnectError::SystemRoots { reason: error.to_string() }),
+            // With `require` too, as libpq does: who names an authority wants it asked.
             (Some(Roots::File(path)), mode) => {
                 let certificates = read_certificates("sslrootcert", path)?;
                 let rooted = Rooted::new(certificates, mode == Mode::VerifyFull, provider)

@@ -15,6 +15,7 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::builder::ProcessNode;
 use crate::error::{FailureCause, OrchestratorError, one_line};
@@ -22,6 +23,7 @@ use crate::lanes::Lanes;
 use crate::plan::Plan;
 use crate::report::Reporter;
 use crate::retry::Verdict;
+use crate::span;
 use crate::ticket::{At, InputRun, Job, Onward, Retry, Ticket};
 
 /// How many jobs enter under one hold of the lock.
@@ -393,8 +395,10 @@ impl Pool {
             return Outcome::Stored(job);
         }
         reach!(BeforeCall);
+        let span = span::of_delivery(node.process.id(), job.event());
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
+            let call = call.instrument(span.clone());
             tokio::select! {
                 biased;
                 result = call => Some(result),
@@ -402,6 +406,7 @@ impl Pool {
             }
         };
         reach!(AfterCall);
+        span::end(&span, result.as_ref().and_then(|result| result.as_ref().ok()));
         let (status, cause) = match result {
             None => return Outcome::Abandoned(job),
             Some(Ok(Ok(status))) if status.status == ProcessExitStatus::Fail => {

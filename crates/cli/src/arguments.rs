@@ -1,11 +1,15 @@
 //! The command line.
 
+mod operating;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::EnvFilter;
+
+pub(crate) use operating::{Format, Graph, Status};
 
 const EXAMPLE: &str = r#"Example:
   cat > pipeline.toml <<'END'
@@ -146,6 +150,18 @@ pub(crate) enum Command {
     /// old it is, and who holds back the reader or vacuum.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Shows how each input is doing: who leads, who stands by, how far it is, what failed and what is paused. Changes nothing.
+    ///
+    /// Everything comes from the inputs' databases and the lock store, so it works from any machine that reaches them, and
+    /// tells what no replica could: that none is there. It answers within 5 s even when a database is frozen.
+    ///
+    /// The state of an input is "leading" or "idle" when all is well, "paused", or "stalled" (changes wait, and none was
+    /// handled for 3 s), "no_holder", "not_installed" or "unreachable".
+    #[command(after_help = operating::STATUS)]
+    Status(Status),
+    /// Draws the pipeline: its inputs, its processes and how events go. Reaches out to nothing.
+    #[command(after_help = operating::GRAPH)]
+    Graph(Graph),
     /// Removes everything that the inputs of a pipeline have installed in their databases.
     ///
     /// That is their triggers, and the schema of each input with its cursor and all changes that were not delivered

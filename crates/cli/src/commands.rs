@@ -4,8 +4,10 @@ mod accept_lock_store;
 mod check;
 mod dead_letters;
 mod doctor;
+mod graph;
 mod install;
 mod replay;
+mod status;
 
 use std::env;
 use std::fs;
@@ -26,6 +28,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Run(arguments) => run_pipeline(arguments, backends).await,
         Command::Check(arguments) => check::check(&arguments, backends).await,
         Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
+        Command::Status(arguments) => status::run(&arguments, backends).await,
+        Command::Graph(arguments) => graph::run(&arguments, backends),
         Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::DeadLetters(command) => dead_letters::run(&command, backends).await,

@@ -8,7 +8,6 @@ use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
 use std::thread;
 
-use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry};
@@ -29,12 +28,19 @@ pub(crate) struct Logging {
 /// What is wrong with the settings of the collector.
 pub(crate) fn start(format: LogFormat, Filter(filter): Filter) -> anyhow::Result<Logging> {
     let flood = Arc::new(Flood::default());
+    let gate = Arc::clone(&flood);
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Text => Box::new(lines.with_ansi(stderr().is_terminal())),
-        LogFormat::Json => Box::new(lines.json().flatten_event(true)),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(stderr().is_terminal());
+            Box::new(lines.map_event_format(|format| Gate { format, flood: gate }))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true);
+            Box::new(lines.map_event_format(|format| Gate { format, flood: gate }))
+        }
     };
-    let lines = lines.with_filter(EnvFilter::new(filter).and(Gate(Arc::clone(&flood))));
+    let lines = lines.with_filter(EnvFilter::new(filter));
     #[cfg(feature = "otlp")]
     let _spans = {
         let (layer, exporter) = otlp::start(&|name| std::env::var(name).ok())?.unzip();

@@ -70,6 +70,12 @@ impl Orchestrator {
         self.diagram.dot()
     }
 
+    /// The graph as a tree for terminals, a line per node.
+    #[must_use]
+    pub fn to_terminal(&self) -> String {
+        self.diagram.terminal()
+    }
+
     /// Runs until `stop` is cancelled, then stops gracefully: inputs send nothing new, events under way are
     /// finished up to the drain deadline, the rest is abandoned, and inputs write down how far they came. It
     /// returns at the drain deadline plus 5 s at the latest.

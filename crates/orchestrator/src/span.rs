@@ -27,7 +27,6 @@ pub(crate) fn of_delivery(process: &str, event: &Event) -> Span {
 
 /// How the call ended; `None` for one that was cut off or has panicked.
 pub(crate) fn end(span: &Span, result: Option<&Result<ProcessStatus, ProcessError>>) {
-    let is_handled =
-        matches!(result, Some(Ok(status)) if status.status != ProcessExitStatus::Fail);
+    let is_handled = matches!(result, Some(Ok(status)) if status.status != ProcessExitStatus::Fail);
     span.record("outcome", if is_handled { "handled" } else { "failed" });
 }

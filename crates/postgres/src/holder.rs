@@ -39,6 +39,8 @@ const MAX_UNSETTLED_BYTES: usize = 32 * 1024 * 1024;
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 /// When so many programs have died while they had the same events, each of these is tried alone.
 const ISOLATE_AFTER: u32 = 2;
+/// While a batch takes longer than this, how many of its events are done is recorded all the same.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// Foreign notifications are reported at most this often.
 const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,10 @@ pub(crate) struct Holder<'a> {
     crashes: u32,
     /// Events in doubt that were handed out to be tried alone.
     isolated: usize,
+    /// Events of the batches that are done.
+    completed: u64,
+    /// When it was last recorded how many events are done.
+    counted: Instant,
     wake_up: WakeUp,
     set_wake_up: Statement,
     /// The slot that writers write to, as last seen.
@@ -181,6 +187,8 @@ impl<'a> Holder<'a> {
             parked,
             crashes,
             isolated: 0,
+            completed: 0,
+            counted: Instant::now(),
             reader: prepared.reader,
             progress: Progress::resume(position),
             outstanding: VecDeque::new(),
@@ -207,6 +215,7 @@ impl<'a> Holder<'a> {
     ) -> Result<(), PostgresError> {
         while !stop.is_cancelled() {
             self.settle()?;
+            self.show_progress().await?;
             let may = self.may();
             self.serve_parked(may).await?;
             self.report_foreign(&mut notifications.foreign);
@@ -232,6 +241,7 @@ impl<'a> Holder<'a> {
                 }
                 Action::Wait(limit) => limit,
             };
+            let limit = if self.outstanding.is_empty() { limit } else { limit.min(COUNT_EVERY) };
             let room = self.has_room();
             let may = self.may();
             let front = self.outstanding.front_mut().map(|front| &mut front.receipt);
@@ -251,15 +261,18 @@ impl<'a> Holder<'a> {
         self.store_and_settle().await?;
         while let Some(front) = self.outstanding.pop_front() {
             if front.receipt.is_handled() {
+                self.completed += front.events as u64;
                 self.progress.complete();
                 continue;
             }
             let handled = front.receipt.handled_prefix();
+            self.completed += handled as u64;
             if let Some(&(seq, _)) = front.ends.iter().rfind(|&&(_, events)| events <= handled) {
                 self.progress.complete_partly(seq);
             }
             break;
         }
+        self.count();
         // Nobody listens now, and whoever comes next reads before it sleeps: writers need not notify.
         let flag = set_flag(self.client, &self.set_wake_up, self.slot, true, self.cursor.token());
         let position = self.progress.position();
@@ -330,14 +343,31 @@ impl<'a> Holder<'a> {
 
     /// Takes in what was handled, in order.
     fn settle(&mut self) -> Result<(), PostgresError> {
-        while self.outstanding.front().is_some_and(|front| front.receipt.is_settled()) {
-            if !self.outstanding.front().is_some_and(|front| front.receipt.is_handled()) {
+        while let Some(front) = self.outstanding.front().filter(|front| front.receipt.is_settled()) {
+            if !front.receipt.is_handled() {
                 return Err(PostgresError::Abandoned);
             }
+            self.completed += front.events as u64;
             self.outstanding.pop_front();
             self.progress.complete();
         }
         Ok(())
+    }
+
+    /// Events that are done, those of unfinished batches too.
+    fn count(&mut self) {
+        let done = |batch: &Outstanding| batch.events.saturating_sub(batch.receipt.unsettled()) as u64;
+        self.cursor.count(self.completed + self.outstanding.iter().map(done).sum::<u64>());
+        self.counted = Instant::now();
+    }
+
+    /// Shows those who look from outside that events are being handled, when nothing else is written.
+    async fn show_progress(&mut self) -> Result<(), PostgresError> {
+        if self.outstanding.is_empty() || self.counted.elapsed() < COUNT_EVERY {
+            return Ok(());
+        }
+        self.count();
+        self.cursor.record_count(self.client).await
     }
 
     /// Reads one batch, claims it and hands it out.
@@ -412,6 +442,7 @@ impl<'a> Holder<'a> {
             if is_broken!(ClaimBeforeDeliver) {
                 position = Position { claimed: None, attempt: 0, ..position };
             }
+            self.count();
             self.cursor.save(self.client, &position).await?;
             reach!(AfterAdvance);
             self.progress.saved();

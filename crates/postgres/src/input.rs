@@ -13,6 +13,7 @@ use crate::holder::{Holder, Prepared};
 use crate::layout::{self, Access};
 use crate::names::stable_hash;
 use crate::options::Options;
+use crate::presence::Presence;
 use crate::session::Session;
 
 /// How often tables and triggers are compared with what they should be: a table created while running is covered at the
@@ -31,6 +32,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 pub struct PostgresInput {
     options: Options,
     locks: Arc<LockManager>,
+    presence: Presence,
 }
 
 impl std::fmt::Debug for PostgresInput {
@@ -49,7 +51,7 @@ impl PostgresInput {
         let options = Options::parse(&config)?;
         let session = Session::open(&options.connection, &replica_name(&options, &locks)).await?;
         layout::ensure(&session, &options).await?;
-        Ok(Self { options, locks })
+        Ok(Self { presence: Presence::new(locks.holder_id()), options, locks })
     }
 
     /// The input's id: its name with `-` replaced by `_`.
@@ -66,7 +68,10 @@ impl PostgresInput {
     /// # Errors
     /// What ended it; another replica may have taken over already.
     pub async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
-        self.attempt(&sink, &stop).await.map_err(|error| error.into_input_error(&self.options.name))
+        self.attempt(&sink, &stop).await.map_err(|error| {
+            self.presence.failed(&error);
+            error.into_input_error(&self.options.name)
+        })
     }
 
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
@@ -74,6 +79,8 @@ impl PostgresInput {
         let mut session = Session::open(&self.options.connection, &name).await?;
         let access = layout::ensure(&session, &self.options).await?;
         let prepared = Prepared::on(&session, &self.options).await?;
+        let names = &self.options.names;
+        self.presence.announce(session.client(), &names.schema, &application_name(&self.options)).await?;
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
         tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");

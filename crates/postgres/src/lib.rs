@@ -46,15 +46,18 @@ mod layout;
 mod maintenance;
 mod names;
 mod new_tables;
+mod operator;
 mod options;
 mod parking;
 mod patterns;
+mod presence;
 mod progress;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
 mod snapshot;
+mod status;
 mod wake_up;
 
 #[cfg(test)]
@@ -74,8 +77,13 @@ pub use maintenance::{
     AcceptedLockStore, ServerInfo, accept_lock_store, lease_resource, probe, probe_schema, rebase, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
+pub use operator::operated_by;
 pub use options::OPTION_KEYS;
 pub use replay::{Replay, Replayed, replay};
+pub use status::{
+    Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
+    Status, StatusReader,
+};
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

@@ -21,6 +21,7 @@ pub mod chaos;
 mod cluster;
 mod database;
 mod etcd;
+pub mod failing_key;
 pub mod failover;
 mod guardian;
 pub mod history;

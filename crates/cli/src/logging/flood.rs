@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
-use tracing::subscriber::Interest;
-use tracing::{Event, Level, Metadata, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::{Context, Filter};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 /// So many of one kind are logged within a [`PERIOD`].
 const LIMIT: u32 = 10;
@@ -38,34 +38,39 @@ struct Kind {
     left_out: u64,
 }
 
-/// Lets through what is no flood.
-pub(crate) struct Gate(pub(crate) Arc<Flood>);
+/// Writes what is no flood. It is the last to see a line, so that whatever else looks at events sees all of them.
+pub(crate) struct Gate<F> {
+    pub(crate) format: F,
+    pub(crate) flood: Arc<Flood>,
+}
 
-impl<S: Subscriber> Filter<S> for Gate {
-    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
-        true
+impl<S, N, F> FormatEvent<S, N> for Gate<F>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+    N: for<'w> FormatFields<'w> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.flood.admits_event(event) { self.format.format_event(context, writer, event) } else { Ok(()) }
     }
+}
 
-    fn callsite_enabled(&self, _: &'static Metadata<'static>) -> Interest {
-        Interest::always()
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::TRACE)
-    }
-
-    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+impl Flood {
+    fn admits_event(&self, event: &Event<'_>) -> bool {
         let metadata = event.metadata();
         if *metadata.level() > Level::WARN || metadata.target() == TARGET {
             return true;
         }
         let mut kind = Text(format!("{} ", metadata.target()));
         event.record(&mut kind);
-        self.0.admits(kind.0, Instant::now())
+        self.admits(kind.0, Instant::now())
     }
-}
 
-impl Flood {
     fn admits(&self, mut kind: String, now: Instant) -> bool {
         let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
         if kinds.len() >= MAX_KINDS && !kinds.contains_key(&kind) {
@@ -152,9 +157,8 @@ impl Visit for Text {
 mod tests {
     use super::*;
 
-    use std::sync::mpsc;
+    use std::io;
 
-    use tracing_subscriber::Layer;
     use tracing_subscriber::layer::SubscriberExt;
 
     #[test]
@@ -181,22 +185,27 @@ mod tests {
         assert!(flood.admits("new".into(), now + PERIOD), "kinds that are over make room");
     }
 
-    /// What is logged, by level and message.
-    struct Kept(mpsc::Sender<(Level, String)>);
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
 
-    impl<S: Subscriber> Layer<S> for Kept {
-        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let mut text = Text(String::new());
-            event.record(&mut text);
-            self.0.send((*event.metadata().level(), text.0)).unwrap();
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 
     #[test]
     fn messages_that_differ_in_numbers_alone_are_one_kind_and_infos_pass() {
-        let (sender, lines) = mpsc::channel();
+        let kept = Kept::default();
         let flood = Arc::new(Flood::default());
-        let layer = Kept(sender).with_filter(Gate(Arc::clone(&flood)));
+        let writer = kept.clone();
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone()).with_ansi(false);
+        let layer = layer.map_event_format(|format| Gate { format, flood: Arc::clone(&flood) });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             for number in 0..100 {
                 tracing::warn!(input = "orders", id = %format!("{number}/0"), "event {number} failed");
@@ -204,10 +213,10 @@ mod tests {
             }
             flood.finish();
         });
-        let lines: Vec<(Level, String)> = lines.try_iter().collect();
-        let count = |level| lines.iter().filter(|(other, _)| *other == level).count();
-        assert_eq!((count(Level::WARN), count(Level::INFO)), (LIMIT as usize + 1, 100));
-        let (_, last) = lines.last().unwrap();
-        assert!(last.contains("more like this within") && last.contains("input=orders"), "{last}");
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        let count = |level: &str| text.lines().filter(|line| line.contains(level)).count();
+        assert_eq!((count(" WARN "), count(" INFO ")), (LIMIT as usize + 1, 100), "{text}");
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("90 more like this within") && last.contains("input=orders"), "{last}");
     }
 }

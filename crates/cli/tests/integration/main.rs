@@ -11,6 +11,8 @@ mod large;
 mod lock_faults;
 mod many;
 mod moving;
+mod operating;
+mod process_docs;
 mod refusals;
 mod running;
 mod servers;

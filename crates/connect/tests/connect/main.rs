@@ -1,5 +1,7 @@
 //! Connections to a real PostgreSQL server that does TLS.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod certificates;
 mod clients;
 mod documentation;

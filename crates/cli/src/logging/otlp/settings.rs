@@ -25,7 +25,8 @@ pub(super) struct Settings {
 impl Settings {
     /// `None` when no collector is named.
     pub(super) fn read(look_up: &dyn Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
-        let get = |name: &str| look_up(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        let get =
+            |name: &str| look_up(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         let (name, text) = match (get(TRACES_ENDPOINT), get(ENDPOINT)) {
             (Some(text), _) => (TRACES_ENDPOINT, text),
             (None, Some(text)) => (ENDPOINT, format!("{}/v1/traces", text.trim_end_matches('/'))),
@@ -34,7 +35,9 @@ impl Settings {
         let endpoint = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint = endpoint.with_context(|| format!("{name} is no http:// or https:// address"))?;
         if get(PROTOCOL).is_some_and(|protocol| protocol != "http/json") {
-            bail!("{PROTOCOL} asks for something other than \"http/json\", which is what is spoken; leave it out");
+            bail!(
+                "{PROTOCOL} asks for something other than \"http/json\", which is what is spoken; leave it out"
+            );
         }
         let samples_roots = match get(SAMPLER).as_deref() {
             None | Some("parentbased_always_on") => true,
@@ -86,12 +89,17 @@ mod tests {
 
     #[test]
     fn the_variables_mean_what_the_specification_says() {
-        let settings = read(&[(ENDPOINT, "http://c:4318/"), (HEADERS, "a=b, x-key = canary=")]).unwrap().unwrap();
+        let settings =
+            read(&[(ENDPOINT, "http://c:4318/"), (HEADERS, "a=b, x-key = canary=")]).unwrap().unwrap();
         assert_eq!(settings.endpoint.as_str(), "http://c:4318/v1/traces");
         assert_eq!(settings.headers["x-key"], "canary=");
         assert_eq!((settings.service.as_str(), settings.samples_roots), ("dapper", true));
         assert!(!format!("{settings:?} {:?}", settings.headers).contains("canary"));
-        let own = read(&[(ENDPOINT, "http://c"), (TRACES_ENDPOINT, "https://t/in"), (SAMPLER, "parentbased_always_off")]);
+        let own = read(&[
+            (ENDPOINT, "http://c"),
+            (TRACES_ENDPOINT, "https://t/in"),
+            (SAMPLER, "parentbased_always_off"),
+        ]);
         let own = own.unwrap().unwrap();
         assert_eq!((own.endpoint.as_str(), own.samples_roots), ("https://t/in", false));
     }

@@ -413,8 +413,10 @@ impl<'a> Holder<'a> {
             // Writers need not notify anybody now; whoever resumes does.
             self.flag(true).await?;
         }
+        // What is read and not claimed may be skipped meanwhile, so it is read again.
+        self.ahead = None;
         if self.outstanding.is_empty() {
-            self.save().await?;
+            self.save(true).await?;
         }
         Ok(Action::Wait(self.pausing.every()))
     }

@@ -4,10 +4,10 @@ use tokio_postgres::Client;
 
 use super::Finding;
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 use crate::layout;
 use crate::options::{Install, Options, WakeUp};
 use crate::session::{Session, bounded};
+use dapper_connect::ConnectionString;
 
 pub(super) async fn server(
     client: &Client,

@@ -265,7 +265,7 @@ async fn uninstalling_leaves_no_trace() {
     let refused = crate::uninstall(&config).await;
     assert!(matches!(refused, Err(PostgresError::Running { connections: 1 })), "{refused:?}");
     drop(running);
-    let sql = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'dapper orders_input' AND datname = current_database()";
+    let sql = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'dapper orders_input%' AND datname = current_database()";
     super::support::wait_until(&fixture.client, sql).await;
 
     let report = crate::uninstall(&config).await.unwrap();

@@ -10,7 +10,7 @@ pub(crate) mod sql;
 mod statements;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -195,6 +195,16 @@ impl Parked {
         !self.resumed.is_empty()
     }
 
+    /// From now on these processes are paused, and no others.
+    pub(crate) fn pause(&self, processes: &BTreeSet<String>) {
+        self.handle.pause(processes);
+    }
+
+    /// Has what others may have parked looked for, as when somebody has told of it.
+    pub(crate) fn look_again(&self) {
+        self.told.store(true, Ordering::Release);
+    }
+
     /// Resolves when there is something to [`serve`](Self::serve). Cancel-safe.
     pub(crate) async fn ready(&mut self, may: May) {
         if !self.queue.is_empty() || !self.settled.is_empty() {
@@ -247,6 +257,9 @@ impl Parked {
         }
         let claimed =
             self.write(client, cursor, work, claim.map(|(claim, room)| (claim.clone(), room))).await?;
+        if !claimed.is_empty() {
+            reach!(AfterResume);
+        }
         self.hand_out(&claimed, cursor.token(), out).await?;
         if self.handle.with_held(|held| held.is_coarse()) && self.reloaded.elapsed() >= RELOAD_EVERY {
             self.reload(client).await?;
@@ -371,7 +384,9 @@ impl Parked {
         });
         run.push((&s.empty, vec![&lanes]));
         run.push((&s.look, Vec::new()));
+        reach!(BeforePark);
         let mut results = self.statements.transact(client, cursor, run).await?;
+        reach!(AfterPark);
         let looked = results.pop().unwrap_or_default();
         let empty = results.pop().unwrap_or_default();
         let claimed = claims.map_or_else(Vec::new, |at| std::mem::take(&mut results[at]));

@@ -144,7 +144,7 @@ impl Holder<'_> {
     }
 
     /// Writes the cursor row if it says something else; `durable` when something is handed out after it.
-    async fn save(&mut self, durable: bool) -> Result<(), PostgresError> {
+    pub(super) async fn save(&mut self, durable: bool) -> Result<(), PostgresError> {
         if self.progress.is_dirty() {
             reach!(BeforeAdvance);
             let mut position = self.progress.position();

@@ -11,6 +11,7 @@ mod large;
 mod lock_faults;
 mod many;
 mod moving;
+mod operations;
 mod operating;
 mod process_docs;
 mod refusals;

@@ -33,11 +33,15 @@ fn the_page_is_walked_through_command_by_command() {
     let page = fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let blocks = blocks(&page, "walk");
     assert!(blocks.len() >= 7, "{} blocks", blocks.len());
-    let (server, other) = (Server::start(&ServerOptions::default()), Server::start(&ServerOptions::default()));
+    let (server, other) =
+        (Server::start(&ServerOptions::default()), Server::start(&ServerOptions::default()));
     let (server, other) = (server.unwrap(), other.unwrap());
     let folder = tempfile::tempdir().unwrap();
     let port = free_port().to_string();
-    let own = format!("set -eu\ntrap 'kill $(cat *.pid) 2> /dev/null || true' EXIT\ntrap 'exit 1' TERM\nset -x\n{}\n", blocks.join("\n"));
+    let own = format!(
+        "set -eu\ntrap 'kill $(cat *.pid) 2> /dev/null || true' EXIT\ntrap 'exit 1' TERM\nset -x\n{}\n",
+        blocks.join("\n")
+    );
     let programs = Path::new(env!("CARGO_BIN_EXE_dapper")).parent().unwrap().to_owned();
     let path = format!(
         "{}:{}:{}",

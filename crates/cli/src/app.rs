@@ -102,7 +102,7 @@ impl App {
 }
 
 /// Who runs this program, as the operating system says: for the records, and no proof of anything.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let unknown = |_| "unknown".to_owned();
     format!("{}@{}", whoami::username().unwrap_or_else(unknown), whoami::hostname().unwrap_or_else(unknown))
 }

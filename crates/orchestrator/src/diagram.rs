@@ -31,6 +31,18 @@ impl Diagram {
         Self { inputs, processes, links }
     }
 
+    pub(crate) fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    pub(crate) fn processes(&self) -> &[String] {
+        &self.processes
+    }
+
+    pub(crate) fn links(&self) -> &[(String, String)] {
+        &self.links
+    }
+
     pub(crate) fn mermaid(&self) -> String {
         let text = |name: &str| name.replace('&', "&amp;").replace('"', "&quot;");
         let mut out = String::from("flowchart LR\n");

@@ -116,7 +116,6 @@ async fn examine_session(
     if !layout(client, options, findings).await? {
         return Ok(());
     }
-    findings.extend(server::casts(client, options).await?);
     findings.extend(storage::missed(client, options).await?);
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);

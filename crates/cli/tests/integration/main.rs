@@ -6,6 +6,7 @@ mod check;
 mod etcd;
 mod failing;
 mod failover;
+mod http;
 mod install;
 mod large;
 mod lock_faults;

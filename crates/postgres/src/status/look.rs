@@ -103,6 +103,7 @@ impl StatusReader {
             cursor: &cursor,
             lag: &lag,
             pauses: &pauses,
+            held_back: parked.events.count,
         });
         let seconds: f64 = row.get("seconds");
         let rate = self
@@ -117,6 +118,7 @@ impl StatusReader {
             standbys,
             cursor: Some(cursor),
             lag: Some(lag),
+            missed: Some(row.get::<_, i64>("missed").unsigned_abs()),
             rate,
             parked: Some(parked),
             dead_letters: Some(dead_letters),

@@ -13,6 +13,7 @@ mod lock_faults;
 mod many;
 mod moving;
 mod operating;
+mod operations;
 mod process_docs;
 mod refusals;
 mod running;

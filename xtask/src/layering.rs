@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: [(&str, &[&str]); 20] = [
     ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
@@ -20,11 +20,14 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("dapper-inbox", &[]),
     ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
     ("dapper-webhook", &["dapper-core"]),
-    ("dapper-command", &["dapper-core"]),
+    ("dapper-program", &[]),
+    ("dapper-command", &["dapper-core", "dapper-program"]),
+    ("dapper-container", &["dapper-core", "dapper-program"]),
     (
         "dapper-orchestrator-cli",
         &[
             "dapper-command",
+            "dapper-container",
             "dapper-core",
             "dapper-failpoints",
             "dapper-payload",

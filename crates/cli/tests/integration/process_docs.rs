@@ -24,8 +24,9 @@ fn sorted<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
 
 #[test]
 fn every_type_of_process_has_its_settings_on_the_page() {
-    let types: [(&str, &[&str]); 3] = [
+    let types: [(&str, &[&str]); 4] = [
         (dapper_command::KIND, &dapper_command::KEYS),
+        (dapper_container::KIND, &dapper_container::KEYS),
         (dapper_sql_process::KIND, &dapper_sql_process::KEYS),
         (dapper_webhook::KIND, &dapper_webhook::KEYS),
     ];

@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 20] = [
+const ALLOWED: &[(&str, &[&str])] = &[
     ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
@@ -23,6 +23,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
     ("dapper-program", &[]),
     ("dapper-command", &["dapper-core", "dapper-program"]),
     ("dapper-container", &["dapper-core", "dapper-program"]),
+    ("dapper-http", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
         &[
@@ -30,6 +31,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
             "dapper-container",
             "dapper-core",
             "dapper-failpoints",
+            "dapper-http",
             "dapper-payload",
             "dapper-lock",
             "dapper-lock-postgres",
@@ -41,6 +43,7 @@ const ALLOWED: [(&str, &[&str]); 20] = [
         ],
     ),
     ("dapper-testkit", &["dapper-core", "dapper-failpoints"]),
+    ("dapper-browser", &["dapper-testkit"]),
     (
         "dapper-repro",
         &[
@@ -57,8 +60,14 @@ const ALLOWED: [(&str, &[&str]); 20] = [
 ];
 
 /// Packages that must not be built from any client of a database or a store.
-const WITHOUT_CLIENT: [&str; 5] =
-    ["dapper-core", "dapper-payload", "dapper-lock", "dapper-lock-simulation", "dapper-orchestrator"];
+const WITHOUT_CLIENT: [&str; 6] = [
+    "dapper-core",
+    "dapper-payload",
+    "dapper-lock",
+    "dapper-lock-simulation",
+    "dapper-orchestrator",
+    "dapper-http",
+];
 
 const CLIENTS: [&str; 12] = [
     "async-nats",

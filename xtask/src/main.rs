@@ -63,7 +63,7 @@ enum Command {
     Ci(Ci),
 }
 
-/// Run `check` and then `test`, as continuous integration does.
+/// Run `check`, then `test`, then five minutes of `chaos`, as continuous integration does.
 #[derive(Debug, clap::Args)]
 struct Ci {}
 
@@ -83,9 +83,15 @@ fn main() -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),
         Command::Fix(fix) => fix.run(),
-        Command::Ci(Ci {}) => check::Check {}.run().and_then(|()| test::Test::default().run()),
+        Command::Ci(Ci {}) => return ci().unwrap_or_else(|error| fail(&error)),
     };
     done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn ci() -> anyhow::Result<ExitCode> {
+    check::Check {}.run()?;
+    test::Test::default().run()?;
+    chaos::Chaos::short().run()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -68,6 +68,7 @@ mod filter;
 mod keep;
 mod lanes;
 mod log_process;
+mod meter;
 mod orchestrator;
 mod plan;
 mod reach;

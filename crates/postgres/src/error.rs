@@ -260,6 +260,15 @@ pub enum PostgresError {
         /// Up to when they may be gone, RFC 3339.
         emptied_until: String,
     },
+    /// What is to be skipped is not there, or not any more.
+    #[error(
+        "there is no {what}: it was handled meanwhile, or is a dead letter already; without --event and --seq `dapper skip` \
+         shows what is in the way"
+    )]
+    NothingToSkip {
+        /// What was named.
+        what: String,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
@@ -301,6 +310,7 @@ impl PostgresError {
             | Self::NotInstalled { .. }
             | Self::NewerLayout { .. }
             | Self::NotRetained { .. }
+            | Self::NothingToSkip { .. }
             | Self::Running { .. }
             | Self::OtherLockStore { .. }
             | Self::ForeignCluster { .. } => ErrorKind::Permanent,

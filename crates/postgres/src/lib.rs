@@ -31,6 +31,7 @@
 #[macro_use]
 mod failpoint;
 
+mod audit;
 mod capture;
 mod connection;
 mod coverage;
@@ -45,22 +46,31 @@ mod input;
 mod installation;
 mod layout;
 mod maintenance;
+mod meter;
 mod names;
 mod new_tables;
+mod operator;
 mod options;
+mod parked_events;
 mod parking;
 mod patterns;
+mod pauses;
+mod presence;
 mod progress;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
+mod skip;
 mod snapshot;
+mod status;
 mod wake_up;
+mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditRecord, audit};
 pub use connection::ConnectionString;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
@@ -75,8 +85,16 @@ pub use maintenance::{
     AcceptedLockStore, ServerInfo, accept_lock_store, lease_resource, probe, probe_schema, rebase, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
+pub use operator::operated_by;
 pub use options::OPTION_KEYS;
+pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
+pub use pauses::{pause, resume};
 pub use replay::{Replay, Replayed, replay};
+pub use skip::{Skip, SkipCandidate, Skipped, skip, skip_candidates};
+pub use status::{
+    Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
+    Status, StatusReader,
+};
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

@@ -7,6 +7,7 @@ use dapper_core::InputConfig;
 use dapper_lock::{Resource, StoreId};
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::connection::ConnectionString;
 use crate::input::{application_name, resource};
 use crate::layout;
@@ -108,11 +109,16 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
                 claimed_seq = (SELECT last_value FROM {schema}.change_sets_seq), attempt = 1, crashes = 0,
                 version = version + 1, system_identifier = {}, timeline = {}
            FROM (SELECT pg_catalog.pg_current_xact_id()::text::int8 + 1 AS xid) n
-          WHERE partition = 0;
-         COMMIT",
+          WHERE partition = 0",
         server.system_identifier, server.timeline
     );
-    if let Err(error) = bounded("rebasing", client.batch_execute(&sql)).await {
+    let details = format!("to cluster {}, timeline {}", server.system_identifier, server.timeline);
+    let rebased = async {
+        bounded("rebasing", client.batch_execute(&sql)).await?;
+        record(client, &schema, "rebase", &details).await?;
+        bounded("rebasing", client.batch_execute("COMMIT")).await
+    };
+    if let Err(error) = rebased.await {
         let _ = client.batch_execute("ROLLBACK").await;
         return Err(error);
     }
@@ -164,8 +170,15 @@ pub async fn accept_lock_store(
           WHERE c.partition = 0 RETURNING was.before, c.token",
         quote_identifier(&options.names.schema)
     );
-    let store = store.to_string();
-    let row = bounded("accepting the lock store", session.client().query_one(&sql, &[&store])).await?;
+    let (client, store) = (session.client(), store.to_string());
+    let doing = "accepting the lock store";
+    bounded(doing, client.batch_execute("BEGIN")).await?;
+    // An error ends the session, and the transaction with it.
+    let row = bounded(doing, client.query_one(&sql, &[&store])).await?;
+    let before: Option<&str> = row.get(0);
+    let details = format!("{store} instead of {}", before.unwrap_or("none"));
+    record(client, &quote_identifier(&options.names.schema), "accept-lock-store", &details).await?;
+    bounded(doing, client.batch_execute("COMMIT")).await?;
     Ok(AcceptedLockStore { before: row.get(0), token: row.get::<_, i64>(1).unsigned_abs() })
 }
 

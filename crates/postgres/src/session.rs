@@ -17,6 +17,9 @@ const FOREIGN_NOTIFICATIONS: usize = 64;
 /// What a notification says that comes from somebody who has parked something for the holder to find.
 pub(crate) const PARKED: &str = "parked";
 
+/// What a notification says that comes from somebody who has paused or resumed something.
+pub(crate) const PAUSED: &str = "paused";
+
 /// No statement of ours may take longer on the server, in milliseconds.
 const STATEMENT_TIMEOUT_MS: u32 = 60_000;
 
@@ -49,12 +52,14 @@ pub(crate) struct Notifications {
     pub(crate) foreign: mpsc::Receiver<String>,
     /// Set when somebody says that he has parked something.
     pub(crate) parked: Arc<AtomicBool>,
+    /// Set when somebody says that he has paused or resumed something.
+    pub(crate) paused: Arc<AtomicBool>,
 }
 
 impl Notifications {
     fn none() -> (Self, mpsc::Sender<String>) {
         let (sender, foreign) = mpsc::channel(FOREIGN_NOTIFICATIONS);
-        (Self { wake: Arc::default(), foreign, parked: Arc::default() }, sender)
+        (Self { wake: Arc::default(), foreign, parked: Arc::default(), paused: Arc::default() }, sender)
     }
 }
 
@@ -78,8 +83,12 @@ impl Session {
         let (client, driver) = config.connect(NoTls).await.map_err(|source| refusal(connection, source))?;
         let (closed_sender, closed) = watch::channel(false);
         let (notifications, foreign) = Notifications::none();
-        let (wake, parked) = (Arc::clone(&notifications.wake), Arc::clone(&notifications.parked));
-        tokio::spawn(drive(driver, (wake, parked), foreign, closed_sender));
+        let told = (
+            Arc::clone(&notifications.wake),
+            Arc::clone(&notifications.parked),
+            Arc::clone(&notifications.paused),
+        );
+        tokio::spawn(drive(driver, told, foreign, closed_sender));
 
         client.batch_execute(&set_up()).await.map_err(PostgresError::statement("setting up the session"))?;
         let server = check(&client, connection).await?;
@@ -95,6 +104,11 @@ impl Session {
         self.notifications.take().unwrap_or_else(|| Notifications::none().0)
     }
 
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow() || self.client.is_closed()
+    }
+
     /// Resolves when the connection has ended. Cancel-safe.
     pub(crate) async fn closed(&self) {
         let mut closed = self.closed.clone();
@@ -106,7 +120,7 @@ impl Session {
 /// Polls the connection until it ends. It must never wait for anything else: every query hangs meanwhile.
 async fn drive(
     mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    (wake, parked): (Arc<Notify>, Arc<AtomicBool>),
+    (wake, parked, paused): (Arc<Notify>, Arc<AtomicBool>, Arc<AtomicBool>),
     foreign: mpsc::Sender<String>,
     closed: watch::Sender<bool>,
 ) {
@@ -114,6 +128,8 @@ async fn drive(
         if let AsyncMessage::Notification(notification) = message {
             if notification.payload() == PARKED {
                 parked.store(true, Ordering::Release);
+            } else if notification.payload() == PAUSED {
+                paused.store(true, Ordering::Release);
             } else if !notification.payload().is_empty() {
                 let _ = foreign.try_send(notification.payload().to_owned());
             }

@@ -15,6 +15,8 @@ use super::sink::{Hook, Link};
 use super::slot::{Claim, Notes, Settings, Slot};
 use super::writers::{Pace, TABLES, Target};
 use super::{ChaosOptions, Failure, HOOK_TIMEOUT, audit};
+use crate::guardian::EndingSignal;
+use crate::scratch::Scratch;
 use crate::{Database, Proxy, Server, ServerOptions, StopMode, connect};
 
 /// Of every replica.
@@ -53,6 +55,7 @@ pub(super) struct Stage {
     /// Faults injected, and points reached, by name.
     pub(super) injected: Mutex<BTreeMap<String, u64>>,
     _hook: Hook,
+    _program: Scratch,
 }
 
 /// PostgreSQL.
@@ -82,8 +85,12 @@ impl Stage {
         let link = Arc::new(Link::default());
         let hook = Hook::start(Arc::clone(&link)).await?;
         let (target, targets) = watch::channel(Target { url: database.url(), timeline: 0 });
+        // Replicas are started for as long as the run lasts, and a build meanwhile must not change what is run.
+        let folder = Scratch::create(EndingSignal::Kill)?;
+        let program = folder.path().join("dapper");
+        std::fs::copy(&options.program, &program)?;
         let settings = Arc::new(Settings {
-            program: options.program.clone(),
+            program,
             pipeline: pipeline(options.ttl, options.inbox),
             environment: vec![("HOOK_URL".to_owned(), hook.url())],
             broken: options.broken.map_or_else(String::new, |rule| format!("break={}", rule.name())),
@@ -120,6 +127,7 @@ impl Stage {
             target,
             injected: Mutex::default(),
             _hook: hook,
+            _program: folder,
         });
         stage.start_replicas().await?;
         Ok((stage, pace))

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn every_reversed_arrow_is_an_error_that_names_it() {
-        for (from, allowed) in ALLOWED {
+        for &(from, allowed) in ALLOWED {
             for to in allowed {
                 let found = after(to, |member| member.dependencies.push(dependency(from, Kind::Normal, &[])));
                 assert_eq!(found, [format!("{to} must not depend on {from}: arrows point down only")]);
@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_arrow_that_is_not_in_the_table_is_an_error() {
-        for (from, allowed) in ALLOWED {
+        for &(from, allowed) in ALLOWED {
             for (to, _) in ALLOWED.iter().filter(|(to, _)| *to != from && !allowed.contains(to)) {
                 let found = after(from, |member| member.dependencies.push(dependency(to, Kind::Normal, &[])));
                 assert_eq!(found.len(), 1, "{from} -> {to}: {found:?}");

@@ -64,7 +64,10 @@ impl Backends {
     /// The types of inputs, each with its keys besides those of every input.
     pub(crate) fn input_types(&self) -> Vec<(&'static str, &'static [&'static str])> {
         let own = self.inputs.iter().map(|(kind, keys, _)| (*kind, *keys));
-        [(POSTGRES, &POSTGRES_KEYS[..])].into_iter().chain(own).collect()
+        [(POSTGRES, &POSTGRES_KEYS[..]), (dapper_webhook::KIND, &dapper_webhook::INPUT_KEYS)]
+            .into_iter()
+            .chain(own)
+            .collect()
     }
 
     /// The types of processes.
@@ -92,6 +95,10 @@ impl Backends {
             })?;
             refuse_fields_without_images(loaded, section)?;
         }
+        for section in loaded.pipeline.inputs.iter().filter(|it| it.config.kind == dapper_webhook::KIND) {
+            dapper_webhook::validate_input(&section.config)
+                .map_err(|error| loaded.input_problem(section, &error))?;
+        }
         Ok(())
     }
 
@@ -100,6 +107,7 @@ impl Backends {
         let locks = self.leases(loaded)?;
         let mut registry = Registry::new();
         processes::register(&mut registry);
+        dapper_webhook::register_input(&mut registry);
         registry.register_input(POSTGRES, move |config| {
             let locks = locks.clone();
             Box::pin(async move {

@@ -14,6 +14,7 @@ mod many;
 mod moving;
 mod operating;
 mod process_docs;
+mod processes;
 mod refusals;
 mod running;
 mod servers;

@@ -74,6 +74,7 @@ mod plan;
 mod reach;
 mod report;
 mod retry;
+mod span;
 mod supervise;
 mod ticket;
 

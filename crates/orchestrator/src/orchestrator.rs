@@ -70,6 +70,12 @@ impl Orchestrator {
         self.diagram.dot()
     }
 
+    /// The graph as a tree for terminals, a line per node.
+    #[must_use]
+    pub fn to_terminal(&self) -> String {
+        self.diagram.terminal()
+    }
+
     /// The ids of all inputs, in order.
     #[must_use]
     pub fn input_ids(&self) -> &[String] {
@@ -86,12 +92,6 @@ impl Orchestrator {
     #[must_use]
     pub fn links(&self) -> &[(String, String)] {
         self.diagram.links()
-    }
-
-    /// The graph as a tree for terminals, a line per node.
-    #[must_use]
-    pub fn to_terminal(&self) -> String {
-        self.diagram.terminal()
     }
 
     /// Runs until `stop` is cancelled, then stops gracefully: inputs send nothing new, events under way are

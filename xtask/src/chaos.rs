@@ -9,7 +9,7 @@ use crate::play::Program;
 
 /// Disturb real replicas and a real PostgreSQL at random, and check that every promise is kept.
 ///
-/// Builds `dapper` optimised and with its feature `failpoints`, runs several replicas and writers, and injects faults: `kill -9`
+/// Builds `dapper` with its feature `failpoints`, runs several replicas and writers, and injects faults: `kill -9`
 /// at random and at named points, SIGSTOP, partitions, restarts and a promotion of PostgreSQL, receivers that fail, DDL. Ends with
 /// a table; exit code 1 if anything was lost, invented, repeated unmarked or out of order, a stale token was accepted, or a
 /// statement of the application failed. Everything given is passed on; `cargo xtask chaos -- --help` lists it.
@@ -20,6 +20,9 @@ use crate::play::Program;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Chaos {
+    /// Build unoptimised, which takes most from what `test` has built; must come before the arguments
+    #[arg(long)]
+    unoptimised: bool,
     /// Arguments for the program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     arguments: Vec<OsString>,
@@ -27,7 +30,12 @@ pub(crate) struct Chaos {
 
 impl Chaos {
     pub(crate) fn run(self) -> Result<ExitCode> {
-        Program::build("chaos", true, &["--features", "dapper-orchestrator-cli/failpoints"])?
-            .run(self.arguments)
+        let features = ["--features", "dapper-orchestrator-cli/failpoints"];
+        Program::build("chaos", !self.unoptimised, &features)?.run(self.arguments)
+    }
+
+    /// As continuous integration does.
+    pub(crate) fn short() -> Self {
+        Self { unoptimised: true, arguments: ["--minutes", "5"].map(OsString::from).into() }
     }
 }

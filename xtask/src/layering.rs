@@ -6,7 +6,7 @@ use crate::metadata::{Dependency, Kind, Member, Workspace};
 
 /// Each package with all that it may depend on among the packages of this workspace. An arrow only ever points down:
 /// to a package that stands above in this list. Development dependencies are free: test helpers point everywhere.
-const ALLOWED: [(&str, &[&str]); 18] = [
+const ALLOWED: &[(&str, &[&str])] = &[
     ("dapper-failpoints", &[]),
     ("dapper-core", &[]),
     ("dapper-payload", &[]),
@@ -20,11 +20,15 @@ const ALLOWED: [(&str, &[&str]); 18] = [
     ("dapper-inbox", &[]),
     ("dapper-sql-process", &["dapper-core", "dapper-inbox", "dapper-postgres"]),
     ("dapper-webhook", &["dapper-core"]),
+    ("dapper-command", &["dapper-core"]),
+    ("dapper-http", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
         &[
+            "dapper-command",
             "dapper-core",
             "dapper-failpoints",
+            "dapper-http",
             "dapper-payload",
             "dapper-lock",
             "dapper-lock-postgres",
@@ -36,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 18] = [
         ],
     ),
     ("dapper-testkit", &["dapper-core", "dapper-failpoints"]),
+    ("dapper-browser", &["dapper-testkit"]),
     (
         "dapper-repro",
         &[
@@ -53,8 +58,14 @@ const ALLOWED: [(&str, &[&str]); 18] = [
 ];
 
 /// Packages that must not be built from any client of a database or a store.
-const WITHOUT_CLIENT: [&str; 5] =
-    ["dapper-core", "dapper-payload", "dapper-lock", "dapper-lock-simulation", "dapper-orchestrator"];
+const WITHOUT_CLIENT: [&str; 6] = [
+    "dapper-core",
+    "dapper-payload",
+    "dapper-lock",
+    "dapper-lock-simulation",
+    "dapper-orchestrator",
+    "dapper-http",
+];
 
 const CLIENTS: [&str; 12] = [
     "async-nats",

@@ -60,11 +60,12 @@ enum Command {
     Fix(fix::Fix),
     Storm(operate::Storm),
     Growth(operate::Growth),
+    FailingKey(operate::FailingKey),
     Repro(repro::Repro),
     Ci(Ci),
 }
 
-/// Run `check` and then `test`, as continuous integration does.
+/// Run `check`, then `test`, then five minutes of `chaos`, as continuous integration does.
 #[derive(Debug, clap::Args)]
 struct Ci {}
 
@@ -78,15 +79,22 @@ fn main() -> ExitCode {
         Command::Model(model) => model.run(),
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
+        Command::FailingKey(failing) => return failing.run().unwrap_or_else(|error| fail(&error)),
         Command::Repro(repro) => return repro.run().unwrap_or_else(|error| fail(&error)),
         Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),
         Command::Check(check) => check.run(),
         Command::Conformance(conformance) => conformance.run(),
         Command::Fix(fix) => fix.run(),
-        Command::Ci(Ci {}) => check::Check {}.run().and_then(|()| test::Test::default().run()),
+        Command::Ci(Ci {}) => return ci().unwrap_or_else(|error| fail(&error)),
     };
     done.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+}
+
+fn ci() -> anyhow::Result<ExitCode> {
+    check::Check {}.run()?;
+    test::Test::default().run()?;
+    chaos::Chaos::short().run()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

@@ -1,4 +1,4 @@
-//! `cargo xtask storm` and `cargo xtask growth`.
+//! `cargo xtask storm`, `cargo xtask growth` and `cargo xtask failing-key`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,6 +62,27 @@ impl Growth {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let Self { changes, rows, pairs } = self;
         play("growth", &[("--changes", changes.into()), ("--rows", rows.into()), ("--pairs", pairs.into())])
+    }
+}
+
+/// Let a webhook refuse one key for long, beside another that refuses nothing, in turns.
+///
+/// The p99 latency of all other keys must stay within twice that without the refused key. Afterwards the key's events must
+/// all come, each once and in order.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FailingKey {
+    /// How long the key is refused
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    minutes: u32,
+    /// Changes per second, one in ten of them the refused key's
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=2_000))]
+    rate: u32,
+}
+
+impl FailingKey {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        let Self { minutes, rate } = self;
+        play("failing-key", &[("--minutes", minutes.into()), ("--rate", rate.into())])
     }
 }
 

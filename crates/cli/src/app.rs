@@ -89,11 +89,18 @@ impl App {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let result = runtime.block_on(commands::run(command, &self.backends));
+        let work = commands::run(command, &self.backends);
+        let result = runtime.block_on(dapper_postgres::operated_by(operator(), work));
         // What still blocks, such as a name that is being looked up, must not hold up the end.
         runtime.shutdown_background();
         result
     }
+}
+
+/// Who runs this program, as the operating system says: for the records, and no proof of anything.
+fn operator() -> String {
+    let unknown = |_| "unknown".to_owned();
+    format!("{}@{}", whoami::username().unwrap_or_else(unknown), whoami::hostname().unwrap_or_else(unknown))
 }
 
 /// Takes up what the tests of dapper want broken. Nothing of this is in an ordinary build.

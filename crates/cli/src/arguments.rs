@@ -1,11 +1,17 @@
 //! The command line.
 
+mod operating;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::EnvFilter;
+
+use crate::http::parse_address;
+pub(crate) use operating::{Format, Graph, Status};
 
 const EXAMPLE: &str = r#"Example:
   cat > pipeline.toml <<'END'
@@ -29,7 +35,7 @@ Run it as often as you like, on as many machines as you like: one replica reads,
 
 const RUN: &str = "\
 Example:
-  dapper run pipeline.toml --concurrency 16 --log-format json
+  dapper run pipeline.toml --concurrency 16 --log-format json --http 9090
 
 Exit code: 0 after a signal, 1 with one line on standard error when it cannot start, 2 for wrong use, 130 or 143 after a
 second signal.";
@@ -146,6 +152,18 @@ pub(crate) enum Command {
     /// old it is, and who holds back the reader or vacuum.
     #[command(after_help = DOCTOR)]
     Doctor(Doctor),
+    /// Shows how each input is doing: who leads, who stands by, how far it is, what failed and what is paused. Changes nothing.
+    ///
+    /// Everything comes from the inputs' databases and the lock store, so it works from any machine that reaches them, and
+    /// tells what no replica could: that none is there. It answers within 5 s even when a database is frozen.
+    ///
+    /// The state of an input is "leading" or "idle" when all is well, "paused", or "stalled" (changes wait, and none was
+    /// handled for 3 s), "no_holder", "not_installed" or "unreachable".
+    #[command(after_help = operating::STATUS)]
+    Status(Status),
+    /// Draws the pipeline: its inputs, its processes and how events go. Reaches out to nothing.
+    #[command(after_help = operating::GRAPH)]
+    Graph(Graph),
     /// Removes everything that the inputs of a pipeline have installed in their databases.
     ///
     /// That is their triggers, and the schema of each input with its cursor and all changes that were not delivered
@@ -199,6 +217,17 @@ pub(crate) struct Run {
     /// How long events that are under way may go on after a signal, such as 10s or "1m 30s".
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_deadline: Duration,
+    /// Serve /live, /ready, /metrics, /status and a live page at this address: a port of this machine such as 9090, or an
+    /// address to be reached from elsewhere such as 0.0.0.0:9090.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
+    pub(crate) http: Option<SocketAddr>,
+    /// A file with the token that actions on the page need; else the variable DAPPER_HTTP_TOKEN. Without one there are no
+    /// actions.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) http_token_file: Option<PathBuf>,
+    /// A name besides localhost and addresses under which the page is reached; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) http_host: Vec<String>,
 }
 
 #[derive(Args, Debug)]

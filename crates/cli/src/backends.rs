@@ -74,7 +74,10 @@ impl Backends {
     /// The types of processes.
     pub(crate) fn process_types(&self) -> Vec<&'static str> {
         let own = self.processes.iter().map(|(kind, _)| *kind);
-        ["log", dapper_sql_process::KIND, dapper_webhook::KIND].into_iter().chain(own).collect()
+        [dapper_command::KIND, "log", dapper_sql_process::KIND, dapper_webhook::KIND]
+            .into_iter()
+            .chain(own)
+            .collect()
     }
 
     /// The lock backends, each with its keys besides those of every lock.
@@ -103,6 +106,7 @@ impl Backends {
         let locks = self.leases(loaded)?;
         let mut registry = Registry::new();
         dapper_orchestrator::register(&mut registry);
+        dapper_command::register(&mut registry);
         dapper_sql_process::register(&mut registry);
         dapper_webhook::register(&mut registry);
         registry.register_input(POSTGRES, move |config| {
@@ -139,10 +143,10 @@ impl Backends {
         }
         for section in &loaded.pipeline.processes {
             let name = &section.config.name;
-            let key = if section.config.kind == dapper_sql_process::KIND {
-                dapper_sql_process::STATEMENT
-            } else {
-                dapper_webhook::URL
+            let key = match section.config.kind.as_str() {
+                dapper_sql_process::KIND => dapper_sql_process::STATEMENT,
+                dapper_command::KIND => dapper_command::COMMAND,
+                _ => dapper_webhook::URL,
             };
             if let Some(server) = reach_process(section)
                 .await
@@ -406,10 +410,14 @@ pub(crate) fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &Inpu
     pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
 }
 
-/// Connects to the host of a webhook, and sends nothing; has a SQL process's statement looked at by its database.
+/// Connects to the host of a webhook, and sends nothing; has a SQL process's statement looked at by its database; looks
+/// for a command's program.
 async fn reach_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
     if section.config.kind == dapper_sql_process::KIND {
         return Ok(Some(dapper_sql_process::probe(&section.config).await?));
+    }
+    if section.config.kind == dapper_command::KIND {
+        return Ok(Some(dapper_command::probe(&section.config)?.display().to_string()));
     }
     if section.config.kind != dapper_webhook::KIND {
         return Ok(None);

@@ -4,8 +4,10 @@ mod accept_lock_store;
 mod check;
 mod dead_letters;
 mod doctor;
+mod graph;
 mod install;
 mod replay;
+mod status;
 
 use std::env;
 use std::fs;
@@ -17,6 +19,7 @@ use anyhow::Context;
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
 use crate::backends::{self, Backends};
+use crate::http::Http;
 use crate::pipeline::{CONNECTION_STRING, Source, read};
 use crate::stop;
 
@@ -25,6 +28,8 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Run(arguments) => run_pipeline(arguments, backends).await,
         Command::Check(arguments) => check::check(&arguments, backends).await,
         Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
+        Command::Status(arguments) => status::run(&arguments, backends).await,
+        Command::Graph(arguments) => graph::run(&arguments, backends),
         Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
         Command::DeadLetters(command) => dead_letters::run(&command, backends).await,
@@ -39,6 +44,8 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
     let loaded = load(&arguments.pipeline, backends)?;
     let limits =
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
+    // Counting begins before there is anything to count.
+    let http = Http::listen(&arguments, &loaded, backends).await?;
     let registry = backends.registry(&loaded)?;
     let inputs = tokio::select! {
         inputs = async {
@@ -47,12 +54,17 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
         } => inputs?,
         () = stop.cancelled() => return Ok(()),
     };
-    let orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
+    let mut orchestrator = loaded.orchestrator(&registry, inputs, limits)?;
     for warning in orchestrator.warnings() {
         tracing::warn!("{}", explain(warning));
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running {}", loaded.file);
-    orchestrator.run(stop).await?;
+    let serving = http.map(|http| http.serve(&mut orchestrator, &stop));
+    let ran = orchestrator.run(stop).await;
+    if let Some(serving) = serving {
+        serving.cancel();
+    }
+    ran?;
     tracing::info!("stopped");
     Ok(())
 }

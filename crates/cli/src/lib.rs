@@ -30,6 +30,7 @@ mod assembly;
 mod backends;
 mod commands;
 mod etcd;
+mod http;
 mod locks;
 mod logging;
 mod pipeline;

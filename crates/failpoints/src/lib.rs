@@ -55,6 +55,12 @@ pub enum Point {
     AfterRenew,
     /// Before the lease is given back.
     BeforeRelease,
+    /// Before anything of events that failed is written down.
+    BeforePark,
+    /// Something of events that failed is written down, and nobody knows it yet.
+    AfterPark,
+    /// Parked events are claimed, and nothing of them handed out.
+    AfterResume,
 }
 
 /// A rule that can be broken.
@@ -86,7 +92,7 @@ pub struct ConfigureError {
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::AfterGrant,
         Self::BeforeSeal,
         Self::AfterSeal,
@@ -101,6 +107,9 @@ impl Point {
         Self::BeforeRenew,
         Self::AfterRenew,
         Self::BeforeRelease,
+        Self::BeforePark,
+        Self::AfterPark,
+        Self::AfterResume,
     ];
 
     /// As a control file names it.
@@ -121,6 +130,9 @@ impl Point {
             Self::BeforeRenew => "before-renew",
             Self::AfterRenew => "after-renew",
             Self::BeforeRelease => "before-release",
+            Self::BeforePark => "before-park",
+            Self::AfterPark => "after-park",
+            Self::AfterResume => "after-resume",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Pictures of a graph as text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -29,6 +29,18 @@ impl Diagram {
         processes.sort();
         links.sort();
         Self { inputs, processes, links }
+    }
+
+    pub(crate) fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    pub(crate) fn processes(&self) -> &[String] {
+        &self.processes
+    }
+
+    pub(crate) fn links(&self) -> &[(String, String)] {
+        &self.links
     }
 
     pub(crate) fn mermaid(&self) -> String {
@@ -60,6 +72,41 @@ impl Diagram {
         out
     }
 
+    /// A tree below each input. A process that several lead to is drawn out once and named again elsewhere.
+    pub(crate) fn terminal(&self) -> String {
+        let mut out = String::new();
+        let mut drawn = BTreeSet::new();
+        for input in &self.inputs {
+            let _ = writeln!(out, "{}", printable(input));
+            self.branch(&mut out, input, "", &mut drawn);
+        }
+        for process in
+            self.processes.iter().filter(|process| !drawn.contains(process.as_str())).collect::<Vec<_>>()
+        {
+            if drawn.insert(process.as_str()) {
+                let _ = writeln!(out, "{}  (no input leads to it)", printable(process));
+                self.branch(&mut out, process, "", &mut drawn);
+            }
+        }
+        out
+    }
+
+    fn branch<'d>(&'d self, out: &mut String, from: &str, indent: &str, drawn: &mut BTreeSet<&'d str>) {
+        let next: Vec<&str> =
+            self.links.iter().filter(|(it, _)| it == from).map(|(_, to)| to.as_str()).collect();
+        for (index, to) in next.iter().enumerate() {
+            let (edge, below) =
+                if index + 1 == next.len() { ("└─▶ ", "    ") } else { ("├─▶ ", "│   ") };
+            let is_first = drawn.insert(to);
+            let again = !is_first && self.links.iter().any(|(from, _)| from == to);
+            let _ =
+                writeln!(out, "{indent}{edge}{}{}", printable(to), if again { "  (as above)" } else { "" });
+            if is_first {
+                self.branch(out, to, &format!("{indent}{below}"), drawn);
+            }
+        }
+    }
+
     fn nodes(
         &self,
         out: &mut String,
@@ -80,6 +127,11 @@ impl Diagram {
         let processes = self.processes.iter().enumerate();
         inputs.chain(processes.map(|(index, name)| (name.as_str(), format!("p{index}")))).collect()
     }
+}
+
+/// A name without what would steer a terminal.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -121,5 +173,34 @@ mod tests {
             }
         "#]]
         .assert_eq(&diagram().dot());
+    }
+
+    #[test]
+    fn terminal() {
+        let link = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let diagram = Diagram {
+            inputs: vec!["orders".into(), "stock".into()],
+            processes: ["audit", "bill", "lost\u{1b}[2J", "notify", "ship"].map(Into::into).into(),
+            links: vec![
+                link("bill", "notify"),
+                link("orders", "audit"),
+                link("orders", "bill"),
+                link("orders", "ship"),
+                link("ship", "bill"),
+                link("stock", "audit"),
+            ],
+        };
+        expect![[r"
+            orders
+            ├─▶ audit
+            ├─▶ bill
+            │   └─▶ notify
+            └─▶ ship
+                └─▶ bill  (as above)
+            stock
+            └─▶ audit
+            lost�[2J  (no input leads to it)
+        "]]
+        .assert_eq(&diagram.terminal());
     }
 }

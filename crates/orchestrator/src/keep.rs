@@ -80,7 +80,11 @@ impl Pool {
 
     fn store_event(&self, job: &Job, event: Event, fate: Fate) -> bool {
         let Some((parking, index)) = job.ticket.parking() else { return false };
-        let route = &self.plan.routes[job.route as usize];
+        let (route, meter) = (&self.plan.routes[job.route as usize], self.meter.route(job.route));
+        match &fate {
+            Fate::Dead { .. } => meter.dead_lettered.increment(1),
+            Fate::Retry { .. } | Fate::Untried { .. } | Fate::Joined { .. } => meter.parked.increment(1),
+        }
         let (ticket, local, behind) = (Arc::clone(&job.ticket), route.local, route.behind.clone());
         parking.store(Parcel {
             process: self.node(job).process.id().to_owned(),

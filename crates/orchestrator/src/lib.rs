@@ -67,6 +67,7 @@ mod error;
 mod keep;
 mod lanes;
 mod log_process;
+mod meter;
 mod orchestrator;
 mod plan;
 mod report;

@@ -70,6 +70,30 @@ impl Orchestrator {
         self.diagram.dot()
     }
 
+    /// The graph as a tree for terminals, a line per node.
+    #[must_use]
+    pub fn to_terminal(&self) -> String {
+        self.diagram.terminal()
+    }
+
+    /// The ids of all inputs, in order.
+    #[must_use]
+    pub fn input_ids(&self) -> &[String] {
+        self.diagram.inputs()
+    }
+
+    /// The ids of all processes, in order.
+    #[must_use]
+    pub fn process_ids(&self) -> &[String] {
+        self.diagram.processes()
+    }
+
+    /// All links, from and to, in order.
+    #[must_use]
+    pub fn links(&self) -> &[(String, String)] {
+        self.diagram.links()
+    }
+
     /// Runs until `stop` is cancelled, then stops gracefully: inputs send nothing new, events under way are
     /// finished up to the drain deadline, the rest is abandoned, and inputs write down how far they came. It
     /// returns at the drain deadline plus 5 s at the latest.
@@ -79,7 +103,8 @@ impl Orchestrator {
     /// # Errors
     /// When inputs had to be dropped because they did not return in time.
     pub async fn run(self, stop: CancellationToken) -> Result<(), RunError> {
-        let pool = Arc::new(Pool::new(self.plan, self.processes, Reporter::new(self.errors)));
+        let names: Vec<String> = self.inputs.iter().map(|input| input.id().to_owned()).collect();
+        let pool = Arc::new(Pool::new(self.plan, &names, self.processes, Reporter::new(self.errors)));
         let mut workers = JoinSet::new();
         for _ in 0..self.concurrency {
             let pool = Arc::clone(&pool);

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Pool, panic_message};
 use crate::error::OrchestratorError;
+use crate::meter::InputMeter;
 use crate::retry::Backoff;
 use crate::ticket::InputRun;
 
@@ -40,10 +41,13 @@ pub(crate) async fn supervise(
     stop: CancellationToken,
 ) {
     let mut backoff = Backoff::new(INITIAL_BACKOFF, MAX_BACKOFF);
+    let meter = InputMeter::new(input.id());
     while !stop.is_cancelled() {
+        meter.up.set(1.0);
         let started = Instant::now();
         let run = Arc::new(InputRun::new(index, most_outstanding));
         let end = run_once(input.as_ref(), &run, &pool, stop.child_token()).await;
+        meter.up.set(0.0);
         pool.abandon(&run);
         if stop.is_cancelled() {
             if !matches!(end, End::Returned(Ok(()))) {
@@ -54,6 +58,7 @@ pub(crate) async fn supervise(
         if started.elapsed() >= WELL_AFTER {
             backoff.reset();
         }
+        meter.restarts.increment(1);
         let permanent = matches!(&end, End::Returned(Err(error)) if error.kind() == ErrorKind::Permanent);
         let delay = if permanent { backoff.longest() } else { backoff.next() };
         pool.reporter.report(ended(input.id(), end, Some(delay)));

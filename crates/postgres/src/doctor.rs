@@ -198,7 +198,7 @@ async fn pooler(one: &Client, connection: &ConnectionString) -> Finding {
 }
 
 /// An error and its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -210,7 +210,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// A time in seconds, for people.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     match seconds {
         0..=119 => format!("{seconds} s"),

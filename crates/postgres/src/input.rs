@@ -11,8 +11,10 @@ use crate::PostgresError;
 use crate::coverage::{self, Coverage, Drift, Mode};
 use crate::holder::{Holder, Prepared};
 use crate::layout::{self, Access};
+use crate::meter::{InputMeter, State};
 use crate::names::stable_hash;
 use crate::options::Options;
+use crate::presence::Presence;
 use crate::session::Session;
 
 /// How often tables and triggers are compared with what they should be: a table created while running is covered at the
@@ -29,6 +31,8 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 pub struct PostgresInput {
     options: Options,
     locks: Arc<LockManager>,
+    presence: Presence,
+    meter: InputMeter,
 }
 
 impl std::fmt::Debug for PostgresInput {
@@ -47,7 +51,9 @@ impl PostgresInput {
         let options = Options::parse(&config)?;
         let session = Session::open(&options.connection, &application_name(&options)).await?;
         layout::ensure(&session, &options).await?;
-        Ok(Self { options, locks })
+        let meter = InputMeter::new(&options.names.id);
+        meter.is(Some(State::Starting));
+        Ok(Self { presence: Presence::new(locks.holder_id()), options, locks, meter })
     }
 
     /// The input's id: its name with `-` replaced by `_`.
@@ -64,15 +70,25 @@ impl PostgresInput {
     /// # Errors
     /// What ended it; another replica may have taken over already.
     pub async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
-        self.attempt(&sink, &stop).await.map_err(|error| error.into_input_error(&self.options.name))
+        self.meter.is(Some(State::Starting));
+        let ended = self.attempt(&sink, &stop).await;
+        self.meter.is(None);
+        ended.map_err(|error| {
+            self.presence.failed(&error);
+            error.into_input_error(&self.options.name)
+        })
     }
 
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
         let mut session = Session::open(&self.options.connection, &application_name(&self.options)).await?;
+        self.meter.sessions.increment(1);
         let access = layout::ensure(&session, &self.options).await?;
         let prepared = Prepared::on(&session, &self.options).await?;
+        let names = &self.options.names;
+        self.presence.announce(session.client(), &names.schema, &application_name(&self.options)).await?;
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
+        self.meter.is(Some(State::StandingBy));
         tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");
         let lease = tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -106,6 +122,9 @@ impl PostgresInput {
         reach!(BeforeSeal);
         let told = Arc::clone(&notifications.parked);
         let mut holder = Holder::seal(session, prepared, &self.options, sink, lease, store, told).await?;
+        self.meter.is(Some(State::Leading));
+        self.meter.token.set(lease.token().get() as f64);
+        self.meter.takeovers.increment(1);
         reach!(AfterSeal);
         let outcome = tokio::select! {
             biased;

@@ -13,11 +13,11 @@ use crate::options::{Install, Options};
 use crate::session::{Server, Session, bounded};
 
 /// Grows with every change of the objects in the schema or of what they mean; kept in the schema's comment.
-const LAYOUT: i64 = 2;
+const LAYOUT: i64 = 3;
 /// The oldest layout whose versions may run on this one. They change nothing of it, and neither may they install.
 const USABLE_FROM: i64 = 2;
 /// The oldest layout that this version runs on, where it may not bring it up to date.
-const OLDEST_USABLE: i64 = 2;
+const OLDEST_USABLE: i64 = 3;
 
 /// `CREATE TRIGGER` that waits for one open writer blocks every later writer, so it gives up after this long.
 const LOCK_TIMEOUT_MS: u32 = 300;
@@ -28,6 +28,8 @@ const TRIES: u32 = 20;
 /// The objects in the order in which they depend on each other.
 const LAYOUT_SQL: &str = concat!(
     include_str!("layout.sql"),
+    "\n",
+    include_str!("operations.sql"),
     "\n",
     include_str!("keys.sql"),
     "\n",

@@ -45,18 +45,24 @@ mod input;
 mod installation;
 mod layout;
 mod maintenance;
+mod meter;
 mod names;
 mod new_tables;
+mod operator;
 mod options;
+mod parked_events;
 mod parking;
 mod patterns;
+mod presence;
 mod progress;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
 mod snapshot;
+mod status;
 mod wake_up;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -75,8 +81,14 @@ pub use maintenance::{
     AcceptedLockStore, ServerInfo, accept_lock_store, lease_resource, probe, probe_schema, rebase, validate,
 };
 pub use names::{MAX_IDENTIFIER_BYTES, Names};
+pub use operator::operated_by;
 pub use options::OPTION_KEYS;
+pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
 pub use replay::{Replay, Replayed, replay};
+pub use status::{
+    Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
+    Status, StatusReader,
+};
 
 /// The program in the README is compiled with the other examples.
 #[cfg(doctest)]

@@ -247,6 +247,9 @@ impl Parked {
         }
         let claimed =
             self.write(client, cursor, work, claim.map(|(claim, room)| (claim.clone(), room))).await?;
+        if !claimed.is_empty() {
+            reach!(AfterResume);
+        }
         self.hand_out(&claimed, cursor.token(), out).await?;
         if self.handle.with_held(|held| held.is_coarse()) && self.reloaded.elapsed() >= RELOAD_EVERY {
             self.reload(client).await?;
@@ -371,7 +374,9 @@ impl Parked {
         });
         run.push((&s.empty, vec![&lanes]));
         run.push((&s.look, Vec::new()));
+        reach!(BeforePark);
         let mut results = self.statements.transact(client, cursor, run).await?;
+        reach!(AfterPark);
         let looked = results.pop().unwrap_or_default();
         let empty = results.pop().unwrap_or_default();
         let claimed = claims.map_or_else(Vec::new, |at| std::mem::take(&mut results[at]));

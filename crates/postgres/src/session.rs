@@ -95,6 +95,11 @@ impl Session {
         self.notifications.take().unwrap_or_else(|| Notifications::none().0)
     }
 
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        *self.closed.borrow() || self.client.is_closed()
+    }
+
     /// Resolves when the connection has ended. Cancel-safe.
     pub(crate) async fn closed(&self) {
         let mut closed = self.closed.clone();

@@ -16,5 +16,6 @@ mod parking;
 mod permissions;
 mod schema_changes;
 mod server_faults;
+mod status;
 pub(crate) mod support;
 mod zombie;

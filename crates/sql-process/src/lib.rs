@@ -41,6 +41,6 @@ mod template;
 pub use error::{SqlErrorKind, SqlProcessError};
 pub use process::{KIND, SqlProcess, install, plan_install, probe, register};
 pub use settings::{
-    CONNECTION_STRING, CONSUMER, DEFAULT_TIMEOUT, INBOX, INBOX_SCHEMA, MAX_TIMEOUT, STATEMENT,
+    CONNECTION_STRING, CONSUMER, DEFAULT_TIMEOUT, INBOX, INBOX_SCHEMA, KEYS, MAX_TIMEOUT, STATEMENT,
     STATEMENT_TIMEOUT, TIMEOUT,
 };

@@ -41,7 +41,8 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest [`TIMEOUT`].
 pub const MAX_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
-pub(crate) const KEYS: [&str; 7] =
+/// All keys of the execution context.
+pub const KEYS: [&str; 7] =
     [CONNECTION_STRING, STATEMENT, INBOX, CONSUMER, INBOX_SCHEMA, TIMEOUT, STATEMENT_TIMEOUT];
 
 /// The execution context, understood.

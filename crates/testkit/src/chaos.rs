@@ -328,14 +328,16 @@ async fn drain(stage: &Stage, ledger: &Ledger, started: Instant) -> Result<(Verd
     let begun = Instant::now();
     loop {
         audit::effects(&client, &mut truth).await?;
+        audit::kept(&client, &mut truth).await?;
         let verdict = verdict::judge(ledger, &truth, &stage.link.keys(), &stage.link.counts());
         if stage.options.progress {
             let (lost, seconds) = (verdict.lost + verdict.effects_missing, started.elapsed().as_secs());
-            eprintln!("{seconds:5} s  no more faults; {lost} events still to come");
+            let parked = verdict.parked_left;
+            eprintln!("{seconds:5} s  no more faults; {lost} events still to come, {parked} parked");
         }
         let quiet = stage.link.quiet_for().min(begun.elapsed());
         let limit = if stage.options.is_broken() { DRAIN_LIMIT_BROKEN } else { DRAIN_LIMIT };
-        let done = verdict.lost + verdict.effects_missing == 0 && quiet > AFTERMATH;
+        let done = verdict.lost + verdict.effects_missing + verdict.parked_left == 0 && quiet > AFTERMATH;
         if done || quiet > limit || begun.elapsed() > DRAIN_LIMIT_ALL {
             break;
         }

@@ -107,6 +107,8 @@ pub struct Report {
     pub repeats_marked: usize,
     /// Deliveries of an event delivered before that do not say so.
     pub repeats_unmarked: usize,
+    /// First deliveries that say that they may be repeats.
+    pub marked_first: usize,
     /// Events that came in another order than the changes of their row.
     pub out_of_order: usize,
     /// Deliveries with a lower token than one that came before: a deposed replica still delivers.

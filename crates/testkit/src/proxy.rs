@@ -213,7 +213,8 @@ async fn serve(mut client: TcpStream, server: &(String, u16), faults: &watch::Se
     let reset = tokio::select! {
         // The sender is borrowed by this very function, so the channel is open.
         _ = reset.wait_for(|state| state.reset) => true,
-        // An error of either direction ends both.
+        // A reset from either side ends both directions. Whoever is gone is not: what it sent before, and is held back,
+        // still arrives, as it would from a network.
         _ = async {
             tokio::try_join!(
                 pass(from_client, to_server, faults, |faults| &mut faults.to_server),
@@ -255,7 +256,10 @@ async fn pass(
             return to.shutdown().await;
         }
         let left = flow.cut_after_bytes.map_or(read, |left| usize::try_from(left).unwrap_or(read));
-        to.write_all(&buffer[..read.min(left)]).await?;
+        if to.write_all(&buffer[..read.min(left)]).await.is_err() {
+            // The other direction comes to its end by itself.
+            return Ok(());
+        }
         if left <= read && flow.cut_after_bytes.is_some() {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }

@@ -1,5 +1,6 @@
 //! The endpoint as it may be shown, and what of it must not be.
 
+use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
 
 /// Secrets shorter than this are not looked for in answers: they would match by chance.
@@ -14,7 +15,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(method: &Method, url: &Url) -> Self {
+    pub(crate) fn new(method: &Method, url: &Url, headers: &HeaderMap) -> Self {
         let mut public = url.clone();
         // These fail for URLs without a host alone, which http does not have.
         let _ = public.set_username("");
@@ -29,6 +30,11 @@ impl Endpoint {
             .collect();
         secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
         secrets.extend(url.query().into_iter().flat_map(|query| query.split(['&', '='])).map(str::to_owned));
+        for value in headers.values().filter_map(|value| value.to_str().ok()) {
+            secrets.push(value.to_owned());
+            // Such as `Bearer` and a token.
+            secrets.extend(value.split_once(' ').map(|(_, rest)| rest.trim().to_owned()));
+        }
         secrets.retain(|secret| secret.len() >= MIN_SECRET_BYTES);
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
@@ -51,7 +57,9 @@ mod tests {
     use super::*;
 
     fn endpoint(url: &str) -> Endpoint {
-        Endpoint::new(&Method::PUT, &Url::parse(url).unwrap())
+        let headers = [("authorization", "Bearer token-9"), ("x-key", "key-8")];
+        let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        Endpoint::new(&Method::PUT, &Url::parse(url).unwrap(), &headers.into_iter().collect())
     }
 
     #[test]
@@ -68,7 +76,7 @@ mod tests {
     #[test]
     fn secrets_are_taken_out_of_answers() {
         let endpoint = endpoint("http://user1:p%40ssword@h/hook?token=ca%6Eary&a=1#fragment");
-        let text = "no /hook?token=ca%6Eary&a=1 (canary, ca%6Eary) for user1:p%40ssword, a=1";
-        assert_eq!(endpoint.redact(text), "no /hook?*** (***, ***) for ***:***, a=1");
+        let text = "no /hook?token=ca%6Eary&a=1 (canary, ca%6Eary) for user1:p%40ssword, a=1, token-9, key-8";
+        assert_eq!(endpoint.redact(text), "no /hook?*** (***, ***) for ***:***, a=1, ***, ***");
     }
 }

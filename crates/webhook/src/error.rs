@@ -1,6 +1,7 @@
 //! Why a webhook could not be set up or called.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dapper_core::ProcessError;
@@ -54,6 +55,14 @@ pub enum WebhookError {
         /// The known key that is most like it.
         nearest: &'static str,
     },
+    /// A value is none that its key may have, or the key is none. No secret is shown.
+    #[error("{key:?} {reason}")]
+    Value {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No TLS or no HTTP client could be set up.
     #[error("no HTTP client could be set up; for https the system needs certificates of authorities")]
     Client {
@@ -69,6 +78,20 @@ pub enum WebhookError {
         endpoint: String,
         /// The header's name.
         header: &'static str,
+    },
+    /// What is signed must have an id, so that the receiver can tell a repeat.
+    #[error("{endpoint} was not called: the event has no event_id, which a signed call must name")]
+    NoEventId {
+        /// Method and URL, without secrets.
+        endpoint: String,
+    },
+    /// The call that the event went in, together with others, failed.
+    #[error("a call with {events} events failed")]
+    Batch {
+        /// How many events were in it.
+        events: usize,
+        /// What happened.
+        source: Arc<WebhookError>,
     },
     /// No answer came in time.
     #[error("{endpoint} did not answer within {timeout:?}")]
@@ -106,13 +129,28 @@ impl WebhookError {
             Self::MissingUrl | Self::MalformedUrl { .. } | Self::UnsupportedScheme { .. } => Some(crate::URL),
             Self::UnsupportedMethod { .. } => Some(crate::METHOD),
             Self::MalformedTimeout { .. } | Self::TimeoutOutOfRange { .. } => Some(crate::TIMEOUT),
-            Self::UnknownKey { key, .. } => Some(key),
+            Self::UnknownKey { key, .. } | Self::Value { key, .. } => Some(key),
             Self::Client { .. }
             | Self::Header { .. }
+            | Self::NoEventId { .. }
+            | Self::Batch { .. }
             | Self::Timeout { .. }
             | Self::Later { .. }
             | Self::Unreachable { .. } => None,
         }
+    }
+
+    /// How long the endpoint asked to be left alone, if it did.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        match self {
+            Self::Later { pause, .. } => Some(*pause),
+            Self::Batch { source, .. } => source.pause(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn value(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Value { key: key.into(), reason: reason.into() }
     }
 
     /// The same as a constructor of the registry says it.

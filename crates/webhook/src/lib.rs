@@ -11,7 +11,19 @@
 //! (above 1: may be a repeat), `dapper-token` (refuse one lower than seen before) and `traceparent`.
 //!
 //! # Configuration
-//! The keys of the execution context are [`URL`], [`METHOD`] and [`TIMEOUT`].
+//! The keys of the execution context are [`URL`], [`METHOD`], [`TIMEOUT`], [`SECRET`], [`CONCURRENCY`], [`RATE`], [`BURST`],
+//! [`BATCH`], [`LINGER`], and those that begin with [`HEADER`].
+//!
+//! # Signatures
+//! With a secret, the headers `webhook-id` (as `idempotency-key`), `webhook-timestamp` and `webhook-signature` are those
+//! of the Standard Webhooks specification. An event without an `event_id` is then refused.
+//!
+//! # Batches
+//! With a batch size, events that run at the same time go in one call, as an array. Events of one key never run at the same
+//! time, so no array holds two of one key, and their order is kept as without. When the call fails, all of its events
+//! have failed and come again, with a higher `attempt`; an event that may be a repeat goes in a call of its own, so that one
+//! which the endpoint does not want takes no other with it again. `idempotency-key` then stands for exactly this set of
+//! events, `dapper-attempt` is the highest of theirs, and `dapper-token` is there when all have the same.
 //!
 //! ```
 //! use dapper_core::{ProcessConfig, Registry};
@@ -28,11 +40,18 @@
 //! # Ok::<(), dapper_core::RegistryError>(())
 //! ```
 
+mod batch;
+mod caller;
 mod endpoint;
 mod error;
+mod limits;
 mod process;
 mod settings;
+mod signature;
 
 pub use error::WebhookError;
 pub use process::{KIND, WebhookProcess, register};
-pub use settings::{DEFAULT_TIMEOUT, MAX_TIMEOUT, METHOD, TIMEOUT, URL};
+pub use settings::{
+    BATCH, BURST, CONCURRENCY, DEFAULT_LINGER, DEFAULT_TIMEOUT, HEADER, KEYS, LINGER, MAX_BATCH, MAX_LINGER,
+    MAX_TIMEOUT, METHOD, RATE, SECRET, TIMEOUT, URL,
+};

@@ -187,11 +187,14 @@ fn read_process(source: &Source<'_>, mut section: Section<'_>) -> Result<Process
     let name_line = Some(section.line_of(Some("name")));
     let mut lines = section.lines();
     if let Some(context) = section.table("execution_context", "[processes.execution_context]")? {
-        for key in context.keys() {
-            let value = context.text(&key)?.unwrap_or_default();
-            config.execution_context.insert(key, value);
-        }
         lines = context.lines();
+        for key in context.keys() {
+            let line = context.line_of(Some(&key));
+            for (key, value) in context.flat_texts(&key)? {
+                lines.keys.insert(key.clone(), line);
+                config.execution_context.insert(key, value);
+            }
+        }
     }
     let mut policy = RetryPolicy::default();
     if let Some(retry) = section.table("retry", "[processes.retry]")? {

@@ -88,6 +88,23 @@ impl<'s> Section<'s> {
         }
     }
 
+    /// The texts under `key`: its own, or, where it is a table, those in it, as `key.name`.
+    pub(crate) fn flat_texts(&self, key: &str) -> Result<Vec<(String, String)>, Problem> {
+        let Some(entry) = self.entries.get(key) else { return Ok(Vec::new()) };
+        let DeValue::Table(table) = entry.value.get_ref() else {
+            return Ok(self.text(key)?.map(|text| (key.to_owned(), text)).into_iter().collect());
+        };
+        let texts = table.iter().map(|(name, value)| match value.get_ref() {
+            DeValue::String(text) => Ok((format!("{key}.{}", name.get_ref()), self.expand(entry, text)?)),
+            other => {
+                let name = format!("{key}.{}", name.get_ref());
+                let line = self.source.line(&value.span());
+                Err(self.source.problem(Some(line), wrong_type(&name, "text in quotes", other)))
+            }
+        });
+        texts.collect()
+    }
+
     /// The text under `key`, which must be there and not be empty.
     pub(crate) fn required_text(&self, key: &str) -> Result<String, Problem> {
         match self.text(key)? {

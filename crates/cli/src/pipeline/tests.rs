@@ -348,6 +348,27 @@ fn variables() {
 }
 
 #[test]
+fn a_table_in_an_execution_context_is_as_keys_with_a_dot() {
+    let with = |context: &str| {
+        let context = format!("type = \"log\"\n[processes.execution_context]\n{context}");
+        GOOD.concat().replace("type = \"log\"", &context)
+    };
+    for text in [
+        "header.x-key = \"${HOOK}\"",
+        "\"header.x-key\" = \"${HOOK}\"",
+        "[processes.execution_context.header]\nx-key = \"${HOOK}\"",
+    ] {
+        let process = &parse(&with(text)).unwrap().processes[0];
+        assert_eq!(process.config.execution_context["header.x-key"], "https://example.com/canary-3");
+        assert!(process.lines.keys["header.x-key"] >= 9);
+    }
+    refused(
+        &with("header.x-key = 3"),
+        &expect![[r#"pipeline.toml:10: "header.x-key" must be text in quotes, not a number"#]],
+    );
+}
+
+#[test]
 fn syntax_errors_show_the_place_and_not_the_line() {
     replaced(
         "\"${DATABASE_URL}\"",

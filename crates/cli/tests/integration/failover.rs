@@ -36,6 +36,11 @@ async fn a_stopped_holder_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_stops_and_starts_again_repeats_nothing() {
+    keeps_all_promises(Case::StopStart).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_holder_is_followed() {
     keeps_all_promises(Case::Kill).await;
 }

@@ -169,3 +169,32 @@ fn wrong_use_is_code_2() {
         assert_eq!(dapper(SMALL, arguments).code, Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn settings_of_processes_are_named_in_their_line() {
+    let with = |kind: &str, context: &str| {
+        let context = format!("\"{kind}\"\n[processes.execution_context]\n{context}");
+        SMALL.replace("\"log\"", &context)
+    };
+    check(
+        &with("webhook", &format!("url = \"http://h\"\nheader.x-key = \"ok\"\nsecret = \"whsec_{CANARY}\"")),
+        &expect![[r#"
+            error: pipeline.toml:12: process "print": "secret" holds, as number 1, something that is not whsec_ and base64, as the Standard Webhooks specification has it
+        "#]],
+    );
+    check(
+        &with(
+            "webhook",
+            &format!("url = \"http://h\"\n[processes.execution_context.header]\nhost = \"{CANARY}\""),
+        ),
+        &expect![[r#"
+            error: pipeline.toml:11: process "print": "header.host" is a header that the process sets itself
+        "#]],
+    );
+    check(
+        &with("command", "command = \"true\"\nenv.PIPELINE_EVENT = \"x\""),
+        &expect![[r#"
+            error: pipeline.toml:11: process "print": "env.PIPELINE_EVENT" has no name that a variable may have here
+        "#]],
+    );
+}

@@ -108,6 +108,14 @@ impl Running {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Self {
+        let url = database.url();
+        let all: Vec<(&str, &str)> =
+            [("DATABASE_URL", url.as_str())].into_iter().chain(variables.iter().copied()).collect();
+        Self::start_at(pipeline, arguments, &all)
+    }
+
+    /// With nothing in its environment but `variables`.
+    pub(crate) fn start_at(pipeline: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
         let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_dapper"))
@@ -115,7 +123,6 @@ impl Running {
             .args(arguments)
             .current_dir(folder.path())
             .env_clear()
-            .env("DATABASE_URL", database.url())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -7,6 +7,10 @@
 pub(crate) const FENCE: &str = "SELECT 1 / pg_catalog.count(*) FROM
     (SELECT FROM {schema}.cursors WHERE partition = 0 AND token = $1 FOR UPDATE) f";
 
+/// What chaos runs have in its place to see whether they notice.
+pub(crate) const NO_FENCE: &str =
+    "SELECT FROM {schema}.cursors WHERE partition = 0 AND $1::int8 IS NOT NULL FOR UPDATE";
+
 /// Every lane that has rows has one head. Takes no lock.
 pub(crate) const LANES: &str = "SELECT p.lane FROM {schema}.parked p WHERE p.head";
 

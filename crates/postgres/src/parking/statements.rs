@@ -40,8 +40,9 @@ pub(crate) struct ParkingStatements {
 impl ParkingStatements {
     pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, PostgresError> {
         let quoted = quote_identifier(schema);
+        let fence = if is_broken!(Fence) { sql::NO_FENCE } else { sql::FENCE };
         let texts = [
-            sql::FENCE,
+            fence,
             sql::LANES,
             sql::LOOK,
             sql::SUSPECT,

@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
 use super::support::{WAIT, config};
-use crate::PostgresInput;
 use crate::coverage::{self, Mode, Pauses};
 use crate::layout::{self, Access};
 use crate::options::Options;
 use crate::rotation::Rotation;
 use crate::session::Session;
+use crate::{PostgresInput, State, StatusReader};
 
 const PAGE: &str = include_str!("../../../../docs/permissions.md");
 
@@ -220,13 +220,25 @@ impl Shop {
         reported.find(|error| !error.contains("Promoted")).map_or(Ok(()), Err)
     }
 
+    /// Looks once, with the leases beside the cursor.
+    async fn look(&self) -> Result<(), String> {
+        let ttl = LeaseConfig::from_ttl(Duration::from_secs(5)).unwrap();
+        let locks = Arc::new(LockManager::new(Arc::new(self.leases("dapper_status")), ttl));
+        let status = StatusReader::new(&self.config("dapper_status"), locks).unwrap().look().await;
+        if status.state == State::Unreachable { Err(status.reason) } else { Ok(()) }
+    }
+
     /// Each right is taken away, and given back.
-    async fn every_right_is_needed(&mut self, name: &str, installing: bool) {
+    async fn every_right_is_needed(&mut self, name: &str) {
         let rights: Vec<Right> = block(name).iter().flat_map(|grant| Right::of(grant)).collect();
         assert!(rights.len() >= 3, "{rights:?}");
         for right in rights {
             self.run(&self.superuser, &right.revoke()).await;
-            let outcome = if installing { self.install().await } else { self.replica().await };
+            let outcome = match name {
+                "install" => self.install().await,
+                "run" => self.replica().await,
+                _ => self.look().await,
+            };
             let refused = outcome.expect_err(&format!("it works without {right:?}"));
             assert!(
                 refused.contains("permission denied") || refused.contains("MissingRights"),
@@ -253,7 +265,7 @@ async fn each_role_does_what_the_page_says_and_nothing_else() {
     }
     shop.run(&shop.superuser, "ALTER ROLE dapper_install PASSWORD 'secret'").await;
     shop.run(&shop.superuser, "CREATE ROLE dapper_run LOGIN PASSWORD 'secret'").await;
-    shop.every_right_is_needed("install", true).await;
+    shop.every_right_is_needed("install").await;
     shop.install().await.unwrap();
     let installer = connect(&shop.database.url_as("dapper_install", "secret")).await.unwrap();
     denied(
@@ -266,7 +278,7 @@ async fn each_role_does_what_the_page_says_and_nothing_else() {
         shop.run(&installer, &statement).await;
     }
     shop.replica().await.unwrap();
-    shop.every_right_is_needed("run", false).await;
+    shop.every_right_is_needed("run").await;
     shop.replica().await.unwrap();
     let runner = connect(&shop.database.url_as("dapper_run", "secret")).await.unwrap();
     denied(
@@ -280,6 +292,14 @@ async fn each_role_does_what_the_page_says_and_nothing_else() {
         ],
     )
     .await;
+
+    shop.run(&shop.superuser, "CREATE ROLE dapper_status LOGIN PASSWORD 'secret'").await;
+    for statement in block("status") {
+        shop.run(&installer, &statement).await;
+    }
+    shop.look().await.unwrap();
+    shop.every_right_is_needed("status").await;
+    shop.look().await.unwrap();
 
     let written =
         "INSERT INTO hidden VALUES (1); UPDATE hidden SET id = 2; DELETE FROM hidden; TRUNCATE orders";

@@ -38,6 +38,37 @@ BEGIN
     PERFORM audit.record('lease in ' || TG_TABLE_SCHEMA, OLD.token, NEW.token, NEW.holder IS NULL);
     RETURN NULL;
 END $$;
+CREATE TABLE audit.parked (events bigint NOT NULL);
+CREATE FUNCTION audit.parked() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit.parked SELECT pg_catalog.count(*) FROM parked HAVING pg_catalog.count(*) > 0;
+    RETURN NULL;
+END $$;
+-- Whoever writes there holds the cursor row's lock, so its owner is the last who brought a token.
+CREATE FUNCTION audit.parking() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    owner int := (SELECT o.session FROM audit.owners o WHERE o.what = 'cursor in ' || TG_TABLE_SCHEMA);
+BEGIN
+    IF owner <> pg_catalog.pg_backend_pid() THEN
+        INSERT INTO audit.stale (finding) VALUES (pg_catalog.format('%s of %s in %s by session %s, and it is session %s''s',
+            TG_OP, TG_TABLE_NAME, TG_TABLE_SCHEMA, pg_catalog.pg_backend_pid(), owner));
+    END IF;
+    RETURN NULL;
+END $$;
+DO $$
+DECLARE
+    schema text;
+    name text;
+BEGIN
+    FOREACH schema IN ARRAY ARRAY['dapper_chaos', 'dapper_effects'] LOOP
+        FOREACH name IN ARRAY ARRAY['parked', 'dead_letters'] LOOP
+            EXECUTE pg_catalog.format('CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON %I.%I
+                FOR EACH ROW EXECUTE FUNCTION audit.parking()', schema, name);
+        END LOOP;
+        EXECUTE pg_catalog.format('CREATE TRIGGER audit_count AFTER INSERT ON %I.parked REFERENCING NEW TABLE AS parked
+            FOR EACH STATEMENT EXECUTE FUNCTION audit.parked()', schema);
+    END LOOP;
+END $$;
 CREATE TRIGGER audit AFTER UPDATE ON dapper_chaos.cursors FOR EACH ROW EXECUTE FUNCTION audit.cursor();
 CREATE TRIGGER audit AFTER UPDATE ON dapper_chaos.leases FOR EACH ROW WHEN (NEW.resource <> '')
     EXECUTE FUNCTION audit.lease();
@@ -55,6 +86,20 @@ pub(super) async fn install(client: &Client) -> Result<(), Failure> {
 pub(super) async fn stale(client: &Client) -> Result<u64, Failure> {
     let count: i64 = client.query_one("SELECT count(*) FROM audit.stale", &[]).await?.get(0);
     Ok(count.unsigned_abs())
+}
+
+/// What is still parked, and what was given up as a dead letter.
+const KEPT: &str =
+    "SELECT (SELECT count(*) FROM dapper_chaos.parked) + (SELECT count(*) FROM dapper_effects.parked),
+    (SELECT count(*) FROM dapper_chaos.dead_letters) + (SELECT count(*) FROM dapper_effects.dead_letters),
+    (SELECT coalesce(sum(events), 0)::bigint FROM audit.parked)";
+
+/// What became of events that failed, so far.
+pub(super) async fn kept(client: &Client, truth: &mut Truth) -> Result<(), Failure> {
+    let row = client.query_one(KEPT, &[]).await?;
+    let count = |column| row.get::<_, i64>(column).unsigned_abs();
+    (truth.parked_left, truth.dead_letters, truth.parked) = (count(0), count(1), count(2));
+    Ok(())
 }
 
 /// What took effect through the inbox so far.
@@ -85,5 +130,6 @@ pub(super) async fn read(client: &Client, timeline: u32) -> Result<Truth, Failur
         truth.stale.push(format!("stale write accepted: {}", row.get::<_, &str>(0)));
     }
     effects(client, &mut truth).await?;
+    kept(client, &mut truth).await?;
     Ok(truth)
 }

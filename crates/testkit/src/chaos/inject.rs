@@ -193,7 +193,8 @@ async fn at_point(
     let times = match point {
         Point::BeforeCall | Point::AfterCall => 1 + choice % 300,
         Point::AfterRead | Point::BeforeClaim | Point::AfterClaim | Point::AfterHandOut => 1 + choice % 8,
-        Point::BeforeAdvance | Point::AfterAdvance => 1 + choice % 8,
+        Point::BeforeAdvance | Point::AfterAdvance | Point::BeforePark | Point::AfterPark => 1 + choice % 8,
+        Point::AfterResume => 1 + choice % 4,
         _ => 1,
     };
     let line = format!("{} {action} {times}\n", point.name());
@@ -220,6 +221,15 @@ async fn at_point(
         }
         _ => {}
     }
+    // Reached only while something fails.
+    let failing = match point {
+        Point::BeforePark | Point::AfterPark | Point::AfterResume => {
+            let one_at_a_time = stage.mood.lock().await;
+            stage.link.set_mood(Mood::Failing);
+            Some(one_at_a_time)
+        }
+        _ => None,
+    };
     let deadline = Instant::now() + POINT_LIMIT;
     let mut hit = None;
     while hit.is_none() && Instant::now() < deadline && !armed.is_empty() {
@@ -229,6 +239,10 @@ async fn at_point(
             if stop_for.is_some() { slot.is_stopped() } else { gone }
         });
     }
+    if failing.is_some() {
+        stage.link.set_mood(Mood::Fine);
+    }
+    drop(failing);
     armed.iter().enumerate().filter(|(index, _)| Some(*index) != hit).for_each(|(_, slot)| _ = slot.arm(""));
     let Some(hit) = hit else { return Ok(false) };
     stage.count(&format!("at {}", point.name()));

@@ -15,6 +15,8 @@ use super::sink::{Hook, Link};
 use super::slot::{Claim, Notes, Settings, Slot};
 use super::writers::{Pace, TABLES, Target};
 use super::{ChaosOptions, Failure, HOOK_TIMEOUT, audit};
+use crate::guardian::EndingSignal;
+use crate::scratch::Scratch;
 use crate::{Database, Proxy, Server, ServerOptions, StopMode, connect};
 
 /// Of every replica.
@@ -22,6 +24,10 @@ const INPUTS: [&str; 2] = ["chaos", "effects"];
 const START_LIMIT: Duration = Duration::from_secs(90);
 /// Few enough that a fault can use them up.
 const CONNECTIONS: u32 = 70;
+/// What fails is parked after three tries. Whatever is given up would be missing, and nothing here deserves it: a process
+/// fails for seconds, and programs are killed from without, far more often than chance would have it elsewhere.
+const RETRY: &str =
+    "[processes.retry]\nmax_backoff = \"500ms\"\nmax_attempts = 1000000\nmax_crashes = 1000000\n";
 const SETTINGS: [(&str, &str); 5] = [
     // A standby that was cut off, or stopped for a while, goes on.
     ("wal_keep_size", "512MB"),
@@ -49,6 +55,7 @@ pub(super) struct Stage {
     /// Faults injected, and points reached, by name.
     pub(super) injected: Mutex<BTreeMap<String, u64>>,
     _hook: Hook,
+    _program: Scratch,
 }
 
 /// PostgreSQL.
@@ -78,8 +85,12 @@ impl Stage {
         let link = Arc::new(Link::default());
         let hook = Hook::start(Arc::clone(&link)).await?;
         let (target, targets) = watch::channel(Target { url: database.url(), timeline: 0 });
+        // Replicas are started for as long as the run lasts, and a build meanwhile must not change what is run.
+        let folder = Scratch::create(EndingSignal::Kill)?;
+        let program = folder.path().join("dapper");
+        std::fs::copy(&options.program, &program)?;
         let settings = Arc::new(Settings {
-            program: options.program.clone(),
+            program,
             pipeline: pipeline(options.ttl, options.inbox),
             environment: vec![("HOOK_URL".to_owned(), hook.url())],
             broken: options.broken.map_or_else(String::new, |rule| format!("break={}", rule.name())),
@@ -116,6 +127,7 @@ impl Stage {
             target,
             injected: Mutex::default(),
             _hook: hook,
+            _program: folder,
         });
         stage.start_replicas().await?;
         Ok((stage, pace))
@@ -287,14 +299,14 @@ fn pipeline(ttl: Duration, inbox: bool) -> String {
          [[inputs]]\nname = \"chaos\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
          retention = \"1s\"\n\n\
          [[processes]]\nname = \"hook\"\ntype = \"webhook\"\n[processes.execution_context]\n\
-         url = \"${{HOOK_URL}}\"\ntimeout = \"{}ms\"\n[processes.retry]\nmax_backoff = \"500ms\"\n\n\
+         url = \"${{HOOK_URL}}\"\ntimeout = \"{}ms\"\n{RETRY}\n\
          [[links]]\ninput = \"chaos\"\nprocess = \"hook\"\n\n\
          [[inputs]]\nname = \"effects\"\ntype = \"postgres\"\nconnection_string = \"${{DATABASE_URL}}\"\n\
          tables = [\"public.counters\", \"public.followups\"]\nretention = \"1s\"\n\n\
          [[processes]]\nname = \"effect\"\ntype = \"sql\"\n[processes.execution_context]\n\
          connection_string = \"${{DATABASE_URL}}\"\ntimeout = \"3s\"\ninbox = \"{inbox}\"\n\
          statement = \"INSERT INTO effects.effects VALUES (:event_id, :location, :id)\"\n\
-         [processes.retry]\nmax_backoff = \"500ms\"\n\n\
+         {RETRY}\n\
          [[links]]\ninput = \"effects\"\nprocess = \"effect\"\n",
         ttl.as_millis(),
         HOOK_TIMEOUT.as_millis()

@@ -8,7 +8,7 @@ use crate::history::Operation;
 
 const FINDINGS: usize = 20;
 
-/// What a run found. Everything from `lost` to `double_effects` must be zero.
+/// What a run found. What [`violations`](Self::violations) names must be zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Changes of committed transactions.
@@ -48,6 +48,12 @@ pub struct Verdict {
     pub double_effects: u64,
     /// Effects through the inbox.
     pub effects: u64,
+    /// Events that failed and were parked; after a promotion some of them may count twice.
+    pub parked: u64,
+    /// Events still parked when everything had come.
+    pub parked_left: u64,
+    /// Events that were given up as dead letters.
+    pub dead_letters: u64,
     /// The first findings in words.
     pub findings: Vec<String>,
 }
@@ -65,6 +71,10 @@ pub(super) struct Truth {
     pub(super) effects: HashMap<(Table, u64), u64>,
     /// Effects of events that had had one.
     pub(super) doubles: u64,
+    /// Events that were parked, are still parked, and were given up.
+    pub(super) parked: u64,
+    pub(super) parked_left: u64,
+    pub(super) dead_letters: u64,
     /// What the audit found, in words.
     pub(super) stale: Vec<String>,
 }
@@ -93,6 +103,8 @@ impl Verdict {
             ("replicas broken", self.broken_replicas),
             ("without effect through the inbox", self.effects_missing),
             ("double effects through the inbox", self.double_effects),
+            ("dead letters", self.dead_letters),
+            ("left parked", self.parked_left),
         ];
         all.into_iter().filter(|(_, count)| *count > 0).collect()
     }
@@ -128,6 +140,9 @@ pub(super) fn judge(
         stale_accepted: truth.stale.len() as u64,
         failed_statements: ledger.failed_statements.len() as u64,
         effects: truth.effects.values().sum(),
+        parked: truth.parked,
+        parked_left: truth.parked_left,
+        dead_letters: truth.dead_letters,
         ..Verdict::default()
     };
     let mut known: HashMap<(Table, u64), &Block> = HashMap::new();

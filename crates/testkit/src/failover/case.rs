@@ -21,8 +21,10 @@ pub enum Locks {
 /// What is done to the replica that holds the lease, or to the server under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Case {
-    /// SIGTERM.
+    /// SIGTERM, with standbys.
     Stop,
+    /// SIGTERM to the only replica, and once it has ended another in its place.
+    StopStart,
     /// SIGKILL.
     Kill,
     /// SIGSTOP, and SIGCONT three times to live later.
@@ -51,8 +53,9 @@ pub(super) struct Bounds {
 
 impl Case {
     /// All of them, the quick ones first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Stop,
+        Self::StopStart,
         Self::Kill,
         Self::Terminated,
         Self::Freeze,
@@ -67,6 +70,7 @@ impl Case {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
+            Self::StopStart => "stop-start",
             Self::Kill => "kill",
             Self::Freeze => "freeze",
             Self::SilentProxy => "silent-proxy",
@@ -82,6 +86,7 @@ impl Case {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Stop => "clean stop (SIGTERM)",
+            Self::StopStart => "clean stop of the only replica, and a start",
             Self::Kill => "`kill -9`",
             Self::Freeze => "frozen for 3 TTL (SIGSTOP, SIGCONT)",
             Self::SilentProxy => "silent network (proxy)",
@@ -96,16 +101,26 @@ impl Case {
     #[must_use]
     pub const fn is_quiet(self, locks: Locks) -> bool {
         match locks {
-            Locks::Postgres => matches!(self, Self::Stop | Self::Kill | Self::Terminated),
-            Locks::Etcd => matches!(self, Self::Stop),
+            Locks::Postgres => {
+                matches!(self, Self::Stop | Self::StopStart | Self::Kill | Self::Terminated)
+            }
+            Locks::Etcd => matches!(self, Self::Stop | Self::StopStart),
         }
+    }
+
+    /// Whether the holder had time to finish and to record what it handled, so that nothing comes again, and nothing says
+    /// that it might.
+    #[must_use]
+    pub const fn repeats_nothing(self) -> bool {
+        matches!(self, Self::Stop | Self::StopStart)
     }
 
     /// Why there is no such case with these locks, if there is none.
     #[must_use]
     pub const fn missing_with(self, locks: Locks) -> Option<&'static str> {
         match (locks, self) {
-            (Locks::Postgres, _) | (_, Self::Stop | Self::Kill | Self::Freeze | Self::SilentProxy) => None,
+            (Locks::Postgres, _)
+            | (_, Self::Stop | Self::StopStart | Self::Kill | Self::Freeze | Self::SilentProxy) => None,
             (Locks::Etcd, Self::SilentLink) => Some("the etcd of the tests listens on this host alone"),
             (Locks::Etcd, Self::Terminated) => Some("a lease in etcd lives in no session"),
             (Locks::Etcd, Self::RestartFast | Self::RestartImmediate) => {
@@ -132,7 +147,11 @@ impl Case {
     }
 
     pub(super) const fn replicas(self, locks: Locks) -> usize {
-        if self.is_quiet(locks) { 3 } else { 2 }
+        match self {
+            Self::StopStart => 1,
+            _ if self.is_quiet(locks) => 3,
+            _ => 2,
+        }
     }
 
     pub(super) const fn stop_mode(self) -> Option<StopMode> {
@@ -148,7 +167,7 @@ impl Case {
         let none = Duration::MAX;
         if locks == Locks::Etcd {
             // etcd ends a lease up to a second late; nothing tells sooner that its holder is dead.
-            let max = if self == Self::Stop { none } else { ttl + ms(1_500) };
+            let max = if self.repeats_nothing() { none } else { ttl + ms(1_500) };
             return Some(Bounds { p50: none, p99: none, max });
         }
         match self {
@@ -157,7 +176,7 @@ impl Case {
             Self::Freeze | Self::SilentProxy | Self::SilentLink => {
                 Some(Bounds { p50: none, p99: none, max: ttl + ms(500) })
             }
-            Self::Terminated | Self::RestartFast | Self::RestartImmediate => None,
+            Self::StopStart | Self::Terminated | Self::RestartFast | Self::RestartImmediate => None,
         }
     }
 }

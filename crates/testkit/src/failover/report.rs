@@ -106,6 +106,7 @@ impl CaseReport {
         all.lost += one.lost;
         all.phantom += one.phantom;
         all.repeats_marked += one.repeats_marked;
+        all.marked_first += one.marked_first;
         all.repeats_unmarked += one.repeats_unmarked;
         all.out_of_order += one.out_of_order;
         all.stale += one.stale;
@@ -142,6 +143,7 @@ impl CaseReport {
         if !overlap.is_zero() {
             broken.push(format!("two holders trusted their leases at once for {overlap:?}"));
         }
+        let repeats_nothing = usize::from(self.case.repeats_nothing());
         let late = if self.case.may_bring_late() { 0 } else { *late_events };
         for (count, what) in [
             (*tokens_reused, "tokens were not above those before"),
@@ -150,6 +152,11 @@ impl CaseReport {
             (report.lost, "events were lost"),
             (report.phantom, "events came though nothing was committed"),
             (report.repeats_unmarked, "repeats did not say so"),
+            (report.repeats_marked * repeats_nothing, "events came again after a clean stop"),
+            (
+                report.marked_first * repeats_nothing,
+                "events said after a clean stop that they might be repeats",
+            ),
             (report.out_of_order, "events were out of order"),
             (report.conflicting, "event ids were used twice"),
             (report.malformed, "events had no id or no time"),
@@ -289,6 +296,22 @@ mod tests {
         assert_eq!(report(Case::Freeze, &history).broken_promises(), Vec::<String>::new());
         history.deliveries.remove(0);
         assert_eq!(report(Case::Freeze, &history).broken_promises(), ["1 events were lost"]);
+    }
+
+    #[test]
+    fn nothing_comes_again_after_a_clean_stop_marked_or_not() {
+        let marked = |delivery: Delivery| Delivery { attempt: Some(2), ..delivery };
+        for (more, wanted) in [
+            (marked(delivery(3, 2)), "1 events came again after a clean stop"),
+            (marked(delivery(4, 2)), "1 events said after a clean stop that they might be repeats"),
+        ] {
+            let mut history = good();
+            history.deliveries.push(more);
+            for (case, is_broken) in [(Case::Stop, true), (Case::StopStart, true), (Case::Kill, false)] {
+                let broken = report(case, &history).broken_promises();
+                assert_eq!(broken.iter().any(|text| text == wanted), is_broken, "{case}: {broken:?}");
+            }
+        }
     }
 
     #[test]

@@ -174,6 +174,11 @@ impl Stage {
         let mut at = Instant::now();
         match self.case {
             Case::Stop => replica.terminate()?,
+            Case::StopStart => {
+                replica.terminate()?;
+                self.ends_well(before.replica).await?;
+                self.fill_up().await?;
+            }
             Case::Kill => {
                 replica.kill_9()?;
                 self.killed.insert(before.replica, trust::now());
@@ -231,12 +236,7 @@ impl Stage {
     pub(super) async fn mend(&mut self, fault: Fault) -> Result<(), Failure> {
         let number = fault.before.replica;
         match self.case {
-            Case::Stop => {
-                let status = self.cluster.replicas()[number].wait(LIMIT).await?;
-                if status.code() != Some(0) {
-                    self.bad_exits.push(format!("replica {number} ended after SIGTERM with {status}"));
-                }
-            }
+            Case::Stop => self.ends_well(number).await?,
             Case::Freeze => {
                 sleep((self.ttl * 3).saturating_sub(fault.at.elapsed())).await;
                 self.cluster.replicas()[number].thaw()?;
@@ -254,9 +254,18 @@ impl Stage {
                 sleep(AFTERMATH).await;
                 self.kill(number).await?;
             }
-            Case::Kill | Case::RestartFast | Case::RestartImmediate => {}
+            Case::StopStart | Case::Kill | Case::RestartFast | Case::RestartImmediate => {}
         }
         self.fill_up().await
+    }
+
+    /// Waits until a replica has ended after SIGTERM, as it should with 0.
+    async fn ends_well(&mut self, number: usize) -> Result<(), Failure> {
+        let status = self.cluster.replicas()[number].wait(LIMIT).await?;
+        if status.code() != Some(0) {
+            self.bad_exits.push(format!("replica {number} ended after SIGTERM with {status}"));
+        }
+        Ok(())
     }
 
     /// Puts new replicas in the place of all, whose pauses between tries have grown.

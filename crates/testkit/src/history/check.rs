@@ -76,6 +76,7 @@ fn first_deliveries<'a>(
             continue;
         };
         let Some(first) = seen.get(id) else {
+            report.marked_first += usize::from(delivery.attempt.is_some_and(|attempt| attempt >= 2));
             seen.insert(id, delivery);
             rows.entry((&delivery.table, &delivery.key)).or_default().push(delivery);
             continue;

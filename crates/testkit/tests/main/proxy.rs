@@ -82,6 +82,23 @@ async fn silence_holds_everything_back_the_end_included_and_healing_lets_it_pass
 }
 
 #[tokio::test]
+async fn what_is_held_back_arrives_although_its_sender_is_gone_and_has_been_written_to() {
+    let Pair { proxy, mut client, mut server, .. } = Pair::connect().await;
+    proxy.set(Faults::to_server(Flow::SILENT));
+    client.write_all(b"hello").await.unwrap();
+    drop(client);
+    for _ in 0..3 {
+        // Whoever is gone answers this with a reset.
+        server.write_all(b"news").await.unwrap();
+        tokio::time::sleep(A_WHILE).await;
+    }
+    proxy.heal();
+    let mut buffer = [0; 5];
+    timeout(LIMIT, server.read_exact(&mut buffer)).await.unwrap().unwrap();
+    assert_eq!(&buffer, b"hello");
+}
+
+#[tokio::test]
 async fn each_way_can_be_silent_alone() {
     let Pair { proxy, mut client, mut server, .. } = Pair::connect().await;
     proxy.set(Faults::to_client(Flow::SILENT));

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // Test code throughout; the lint knows only functions marked as tests.
 
+mod batches;
 mod requests;
 mod secrets;
 mod server;
+mod signed;
 mod tls;
 mod unhappy;

@@ -1,10 +1,15 @@
 //! Servers to call, and processes that call them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, Uri};
-use axum::response::Response;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use dapper_core::{Event, Operation, ProcessConfig};
 use dapper_webhook::WebhookProcess;
 use tokio::net::TcpListener;
@@ -24,23 +29,49 @@ pub(crate) struct Server {
     /// Host and port.
     pub(crate) address: String,
     pub(crate) received: mpsc::UnboundedReceiver<Received>,
+    /// How many requests are there, and how many there were at most.
+    at_once: Arc<[AtomicUsize; 2]>,
 }
 
 type Answer = fn(&Received) -> Response;
 
+#[derive(Clone)]
+struct Manner {
+    sender: mpsc::UnboundedSender<Received>,
+    answer: Answer,
+    delay: Duration,
+    at_once: Arc<[AtomicUsize; 2]>,
+}
+
 impl Server {
     pub(crate) async fn start(answer: Answer) -> Self {
+        Self::start_with(answer, Duration::ZERO).await
+    }
+
+    /// One that takes its time for every answer, which is good.
+    pub(crate) async fn slow(delay: Duration) -> Self {
+        Self::start_with(|_| StatusCode::OK.into_response(), delay).await
+    }
+
+    /// How many requests were there at the same time, at most, since the last time this was asked.
+    pub(crate) fn most_at_once(&self) -> usize {
+        self.at_once[1].swap(0, Ordering::SeqCst)
+    }
+
+    async fn start_with(answer: Answer, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (sender, received) = mpsc::unbounded_channel();
-        let router = Router::new().fallback(handle).with_state((sender, answer));
+        let at_once = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+        let manner = Manner { sender, answer, delay, at_once: Arc::clone(&at_once) };
+        let router = Router::new().fallback(handle).layer(DefaultBodyLimit::max(16 << 20)).with_state(manner);
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, received }
+        Self { address, received, at_once }
     }
 }
 
 async fn handle(
-    State((sender, answer)): State<(mpsc::UnboundedSender<Received>, Answer)>,
+    State(Manner { sender, answer, delay, at_once }): State<Manner>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -48,6 +79,12 @@ async fn handle(
 ) -> Response {
     let received = Received { method, uri, headers, body: String::from_utf8(body.to_vec()).unwrap() };
     let response = answer(&received);
+    let now = at_once[0].fetch_add(1, Ordering::SeqCst) + 1;
+    at_once[1].fetch_max(now, Ordering::SeqCst);
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    at_once[0].fetch_sub(1, Ordering::SeqCst);
     // Nobody listens in a test that has seen enough.
     let _ = sender.send(received);
     response

@@ -113,7 +113,7 @@ mod tests {
     fn what_cannot_work_is_refused_with_the_reason() {
         for (arguments, reason) in [
             (&["--runs", "0"][..], "at least 1"),
-            (&["--cases", "kil"], "there are stop, kill, "),
+            (&["--cases", "kil"], "there are stop, stop-start, kill, "),
             (&["--ttl", "soon"], "for example 10s"),
             (&["--json", "--markdown"], "cannot be used with"),
             (&["--backend", "redis"], "possible values"),

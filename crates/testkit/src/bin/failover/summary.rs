@@ -68,6 +68,9 @@ impl Summary {
         }
         for report in &self.cases {
             let backend = report.locks.name();
+            if report.case.repeats_nothing() {
+                eprintln!("{} on {backend}: {}", report.case, repeats(report));
+            }
             for line in report.broken_promises().iter().chain(&report.missed_bounds()) {
                 eprintln!("{} on {backend}: {line}", report.case);
             }
@@ -131,6 +134,7 @@ impl Summary {
                 "lost": verdict.report.lost,
                 "phantom": verdict.report.phantom,
                 "repeats_marked": verdict.report.repeats_marked,
+                "marked_first": verdict.report.marked_first,
                 "repeats_unmarked": verdict.report.repeats_unmarked,
                 "out_of_order": verdict.report.out_of_order,
                 "broken": report.broken_promises(),
@@ -196,6 +200,15 @@ impl Standbys {
 
 fn verdict(good: bool) -> &'static str {
     if good { "All promises were kept, and all bounds." } else { "A PROMISE WAS BROKEN OR A BOUND MISSED." }
+}
+
+fn repeats(report: &CaseReport) -> String {
+    let of = &report.verdict.report;
+    let repeats = of.repeats_marked + of.repeats_unmarked;
+    let (runs, received, marked) = (report.rounds.len(), of.received, of.marked_first);
+    format!(
+        "{repeats} repeats of {received} events over {runs} clean stops, and {marked} events marked as perhaps repeats"
+    )
 }
 
 fn millis(time: Duration) -> f64 {

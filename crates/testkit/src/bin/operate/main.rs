@@ -1,6 +1,7 @@
-//! Two proofs of what operating dapper does to a database: many replicas that install at once, and storage that does not
-//! grow. Each ends with a table and exit code 1 if something was not as it should be, 2 if it could not be played.
+//! Proofs of what operating dapper does: many replicas that install at once, storage that does not grow, a key that fails
+//! and leaves the others alone. Each ends with a table and exit code 1 if something was not as it should be, 2 if it could not be played.
 
+mod failing_key;
 mod growth;
 mod storm;
 
@@ -28,6 +29,8 @@ enum Proof {
     Storm(storm::Storm),
     /// Many changes pass through, then as many again while a transaction stays open.
     Growth(growth::Growth),
+    /// A webhook refuses one key for long; the others must hardly notice, and its events come in order in the end.
+    FailingKey(failing_key::FailingKey),
 }
 
 /// What a proof found: lines of a table, and what was wrong.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
     let played = tokio::runtime::Runtime::new().context("cannot start").and_then(|runtime| match proof {
         Proof::Storm(storm) => runtime.block_on(storm.play(&dapper)),
         Proof::Growth(growth) => runtime.block_on(growth.play(&dapper)),
+        Proof::FailingKey(failing_key) => runtime.block_on(failing_key.play(&dapper)),
     });
     match played {
         Ok(verdict) => {

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use dapper_testkit::Server;
 use tokio::process::Command;
 
+use crate::machine;
+
 /// What `pgbench` is to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Load<'a> {
@@ -25,6 +27,8 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Written {
     pub(crate) transactions: u64,
     pub(crate) per_second: f64,
+    /// The processors' time that the writers themselves took.
+    pub(crate) client_seconds: f64,
     pub(crate) log: Vec<Transaction>,
 }
 
@@ -63,6 +67,7 @@ impl<'a> Load<'a> {
         if self.logged {
             command.args(["--log", "--log-prefix", "times"]);
         }
+        let before = machine::children_cpu()?;
         let output = command.arg(url).output().await.context("cannot run pgbench")?;
         let (out, complaints) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -70,6 +75,7 @@ impl<'a> Load<'a> {
             bail!("pgbench ended with {}: {complaints}", output.status);
         }
         let mut written = parse(&out).with_context(|| format!("pgbench said {out:?}"))?;
+        written.client_seconds = machine::children_cpu()? - before;
         if self.logged {
             written.log = read_log(folder.path())?;
         }
@@ -84,6 +90,7 @@ fn parse(out: &str) -> Option<Written> {
     Some(Written {
         transactions: transactions.split('/').next()?.trim().parse().ok()?,
         per_second: tps.split_whitespace().next()?.parse().ok()?,
+        client_seconds: 0.0,
         log: Vec::new(),
     })
 }

@@ -3,6 +3,8 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeVal;
 
 /// Linux counts a process's time in hundredths of a second, whatever the kernel's own tick.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -33,6 +35,13 @@ pub(crate) fn process_cpu(pid: u32) -> Result<f64> {
         nanoseconds += first.with_context(|| format!("schedstat says {text:?}"))?;
     }
     Ok(nanoseconds / 1e9)
+}
+
+/// CPU seconds of the children of this process that have ended.
+pub(crate) fn children_cpu() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let seconds = |time: TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
 /// Resident memory now and at its highest, in MiB.

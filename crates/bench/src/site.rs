@@ -266,6 +266,20 @@ impl Site {
         Ok(child)
     }
 
+    /// Waits until `pg_recvlogical` was sent all that is written now.
+    pub(crate) async fn wait_for_logical_reader(&self) -> Result<()> {
+        if self.way != Way::Logical {
+            return Ok(());
+        }
+        let sent = tokio::time::timeout(CATCH_UP_LIMIT, async {
+            while !self.client.query_one(sql::IS_SENT, &[]).await?.get::<_, bool>(0) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            anyhow::Ok(())
+        });
+        sent.await.context("pg_recvlogical does not catch up")?
+    }
+
     /// Ends a reader, and with it what the server keeps for it.
     pub(crate) async fn stop(&self, child: Option<Child>) -> Result<()> {
         if let Some(child) = child {

@@ -122,3 +122,7 @@ pub(crate) const LOG: &str = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn()
 
 /// The application's rows, with nothing but the key.
 pub(crate) const BARE_ROWS: &str = "SELECT id FROM orders";
+
+/// Whether whoever streams has got as far as has been written.
+pub(crate) const IS_SENT: &str =
+    "SELECT coalesce(bool_and(sent_lsn >= pg_current_wal_flush_lsn()), true) FROM pg_stat_replication";

@@ -70,10 +70,14 @@ impl App {
     #[must_use]
     pub fn main(self) -> ExitCode {
         let arguments = Arguments::parse();
-        logging::start(arguments.log_format, arguments.log_level);
+        let started = logging::start(arguments.log_format, arguments.log_level);
         #[cfg(feature = "failpoints")]
         failpoints();
-        match self.run(arguments.command) {
+        match started.and_then(|logging| {
+            let outcome = self.run(arguments.command);
+            drop(logging);
+            outcome
+        }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let line = format!("{error:#}").replace(['\n', '\r'], " ");
@@ -98,7 +102,7 @@ impl App {
 }
 
 /// Who runs this program, as the operating system says: for the records, and no proof of anything.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let unknown = |_| "unknown".to_owned();
     format!("{}@{}", whoami::username().unwrap_or_else(unknown), whoami::hostname().unwrap_or_else(unknown))
 }

@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use tracing_subscriber::EnvFilter;
 
 use crate::http::parse_address;
-pub(crate) use operating::{Format, Graph, Status};
+pub(crate) use operating::{Audit, Format, Graph, Pause, Resume, Skip, Status, Target};
 
 const EXAMPLE: &str = r#"Example:
   cat > pipeline.toml <<'END'
@@ -187,6 +187,31 @@ pub(crate) enum Command {
     /// the events are delivered as soon as one holds the lease.
     #[command(after_help = REPLAY)]
     Replay(Replay),
+    /// Pauses an input, or a process, until it is resumed.
+    ///
+    /// A paused input is not read: its changes wait in the database, a replica keeps the lease, and what the processes have in
+    /// hand comes to its end. Of a paused process each input's events are held back in the database, in the order of their keys;
+    /// other processes go on, but those that come after it. When 100,000 events are parked, the inputs that lead to it are not read
+    /// any further. A pause is known within about a second, and stays over restarts and takeovers. Replicas need not run.
+    #[command(after_help = operating::PAUSE)]
+    Pause(Pause),
+    /// Lets a paused input or process go on where it was: nothing is lost, and the order is kept.
+    #[command(after_help = operating::RESUME)]
+    Resume(Resume),
+    /// Takes what an input or a process can't get past out of the way.
+    ///
+    /// It becomes a dead letter, whose reason says that it was skipped: so it is not lost, and `dapper dead-letters retry` brings it
+    /// back. Without --event and --seq it shows what is in the way; without --yes it shows what would be skipped. What a process has
+    /// in hand just now is not taken from it.
+    #[command(after_help = operating::SKIP)]
+    Skip(Skip),
+    /// Shows who changed what by a command, and when.
+    ///
+    /// That is install, rebase, accept-lock-store, dead-letters retry and discard, replay, pause, resume and skip. The newest 10,000
+    /// records are kept in the input's own schema, and `dapper uninstall` removes them with it. The role is the database's word; user
+    /// and machine are what the program said of itself.
+    #[command(after_help = operating::AUDIT)]
+    Audit(Audit),
     /// Takes a restored or moved database for an input's own.
     ///
     /// Where an input has read to is written down in transaction ids, which mean nothing in another database cluster.

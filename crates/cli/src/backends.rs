@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use dapper_connect::{ConnectionStringError, Environment};
 use dapper_core::{Input, InputConfig, NewInputFunc, NewProcessFunc, Registry};
-use dapper_lock::{LeaseConfig, LockManager, MemoryStore};
+use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
 use dapper_postgres::{
     ConnectionString, Finding, InstallPlan, InstallStep, Names, PostgresError, PostgresInput,
 };
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use url::Url;
@@ -193,6 +195,42 @@ impl Backends {
     }
 }
 
+/// Puts into the connection strings of PostgreSQL databases what they leave to their surroundings. From here on they say
+/// everything by themselves.
+pub(crate) fn complete(loaded: &mut Loaded, environment: &Environment) -> Result<(), Problem> {
+    let complete = |text: &SecretString| dapper_connect::complete(text, environment);
+    let file = loaded.file.clone();
+    let problem = |line, what: &str, error: ConnectionStringError| Problem {
+        file: file.clone(),
+        line,
+        reason: format!("{what}{CONNECTION_STRING} {error}"),
+    };
+    let Pipeline { lock, inputs, processes, .. } = &mut loaded.pipeline;
+    if lock.backend == POSTGRES
+        && let Some(Value::String(text)) = lock.config.options.get_mut(CONNECTION_STRING)
+    {
+        let whole = complete(&text.clone().into());
+        let whole = whole.map_err(|error| problem(lock.lines.of(Some(CONNECTION_STRING)), "", error))?;
+        *text = whole.expose_secret().to_owned();
+    }
+    for InputSection { config, lines } in inputs.iter_mut().filter(|it| it.config.kind == POSTGRES) {
+        let what = format!("input {:?}: ", config.name);
+        let whole = complete(&config.connection_string);
+        config.connection_string =
+            whole.map_err(|error| problem(lines.of(Some(CONNECTION_STRING)), &what, error))?;
+    }
+    for section in processes.iter_mut().filter(|it| it.config.kind == dapper_sql_process::KIND) {
+        let what = format!("process {:?}: ", section.config.name);
+        let line = section.lines.of(Some(dapper_sql_process::CONNECTION_STRING));
+        let text = section.config.execution_context.get_mut(dapper_sql_process::CONNECTION_STRING);
+        // That it is missing is said by the process itself.
+        let Some(text) = text else { continue };
+        let whole = complete(&text.clone().into()).map_err(|error| problem(line, &what, error))?;
+        *text = whole.expose_secret().to_owned();
+    }
+    Ok(())
+}
+
 /// Whether each input keeps its leases in its own database.
 pub(crate) fn are_beside_cursors(lock: &LockSection) -> bool {
     lock.backend == POSTGRES && lock.config.value(CONNECTION_STRING).is_none()
@@ -206,11 +244,16 @@ fn postgres_locks() -> LockBackend {
     let locks = LockBackend::new(&[CONNECTION_STRING], |config| {
         // Without an address each input has a store of its own, and this one is not used.
         let connection = address(config)?.map(|text| {
-            let wrong = |error: PostgresError| LockConfigError::new(CONNECTION_STRING, error.to_string());
+            let wrong = |error: ConnectionStringError| {
+                LockConfigError::new(CONNECTION_STRING, format!("{CONNECTION_STRING} {error}"))
+            };
             ConnectionString::parse(&text).map_err(wrong)
         });
-        let connection = connection.transpose()?.map(|it| it.config().clone()).unwrap_or_default();
-        Ok(Arc::new(PostgresLockStore::new(connection, PostgresLockOptions::default())))
+        Ok(match connection.transpose()? {
+            Some(connection) => Arc::new(PostgresLockStore::new(connection, PostgresLockOptions::default()))
+                as Arc<dyn LockStore>,
+            None => Arc::new(MemoryStore::new()),
+        })
     });
     locks
         .with_probe(|config| {
@@ -218,7 +261,7 @@ fn postgres_locks() -> LockBackend {
             Box::pin(async move {
                 let Some(text) = text? else { return Ok(None) };
                 let schema = PostgresLockOptions::default().schema;
-                let connection = ConnectionString::parse(&text)?;
+                let connection = ConnectionString::parse(&text).map_err(PostgresError::from)?;
                 let server = dapper_postgres::probe_schema(&connection, schema.as_str()).await?;
                 Ok::<_, ProbeError>(Some(server.to_string()))
             })
@@ -313,7 +356,8 @@ pub(crate) async fn plan_install(loaded: &Loaded, section: &InputSection) -> any
     if let Some(store) = own_store(loaded, &section.config)? {
         steps.steps.extend(plan_leases(&store).await?);
     }
-    let database = ConnectionString::parse(&section.config.connection_string)?.to_string();
+    let connection = ConnectionString::parse(&section.config.connection_string);
+    let database = connection.map_err(PostgresError::from)?.to_string();
     Ok(Planned { what: format!("input {}", section.config.name), database, steps })
 }
 
@@ -334,9 +378,9 @@ async fn plan_leases(store: &PostgresLockStore) -> anyhow::Result<Option<Install
 fn shared_store(loaded: &Loaded) -> anyhow::Result<Option<(String, PostgresLockStore)>> {
     let lock = &loaded.pipeline.lock;
     let Some(text) = address(&lock.config)?.filter(|_| lock.backend == POSTGRES) else { return Ok(None) };
-    let connection = ConnectionString::parse(&text)?;
-    let store = PostgresLockStore::new(connection.config().clone(), PostgresLockOptions::default());
-    Ok(Some((connection.to_string(), store)))
+    let connection = ConnectionString::parse(&text).map_err(PostgresError::from)?;
+    let server = connection.to_string();
+    Ok(Some((server, PostgresLockStore::new(connection, PostgresLockOptions::default()))))
 }
 
 /// The store of the input's leases, where that is beside its cursor.
@@ -350,7 +394,7 @@ fn beside_cursor(input: &InputConfig) -> Result<PostgresLockStore, PostgresError
     let schema = SchemaName::new(Names::new(&input.name).schema)
         .expect("the schema of an input has 1 to 63 bytes, none of them NUL");
     let options = PostgresLockOptions { schema, ..PostgresLockOptions::default() };
-    Ok(PostgresLockStore::new(connection.config().clone(), options))
+    Ok(PostgresLockStore::new(connection, options))
 }
 
 /// Removes what the input has installed; says what that was.

@@ -1,12 +1,15 @@
 //! What each command does.
 
 mod accept_lock_store;
+mod audit;
 mod check;
 mod dead_letters;
 mod doctor;
 mod graph;
 mod install;
+mod pause;
 mod replay;
+mod skip;
 mod status;
 
 use std::env;
@@ -15,6 +18,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use dapper_connect::Environment;
 
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
@@ -29,6 +33,10 @@ pub(crate) async fn run(command: Command, backends: &Backends) -> anyhow::Result
         Command::Check(arguments) => check::check(&arguments, backends).await,
         Command::Doctor(arguments) => doctor::doctor(&arguments, backends).await,
         Command::Status(arguments) => status::run(&arguments, backends).await,
+        Command::Pause(arguments) => pause::pause(&arguments, backends).await,
+        Command::Resume(arguments) => pause::resume(&arguments, backends).await,
+        Command::Skip(arguments) => skip::run(&arguments, backends).await,
+        Command::Audit(arguments) => audit::run(&arguments, backends).await,
         Command::Graph(arguments) => graph::run(&arguments, backends),
         Command::Install(arguments) => install::install(&arguments, backends).await,
         Command::Uninstall(arguments) => uninstall(&arguments, backends).await,
@@ -106,7 +114,8 @@ fn load(path: &Path, backends: &Backends) -> anyhow::Result<Loaded> {
         process_types: &backends.process_types(),
     };
     let pipeline = read(&source)?;
-    let loaded = Loaded { file, pipeline };
+    let mut loaded = Loaded { file, pipeline };
+    backends::complete(&mut loaded, &Environment::new(|name| env::var(name).ok()))?;
     backends.validate(&loaded)?;
     Ok(loaded)
 }

@@ -15,11 +15,12 @@ use dapper_http::{
 use dapper_orchestrator::{Orchestrator, OrchestratorError};
 use dapper_postgres::{
     DeadLetterFilter, Names, ParkedEvent, State, Status, StatusReader, dead_letters, discard_dead_letters,
-    parked_events, retry_dead_letters, retry_parked_event,
+    operated_by, parked_events, retry_dead_letters, retry_parked_event,
 };
 use secrecy::SecretString;
 use tokio::sync::Mutex;
 
+use crate::app::operator;
 use crate::arguments::Run;
 use crate::assembly::Loaded;
 use crate::backends::{Backends, postgres_inputs};
@@ -208,15 +209,19 @@ impl Source for Databases {
     async fn act(&self, action: Action, kind: Kind, input: &str, number: i64) -> Result<u64, SourceError> {
         let config = self.config(input)?;
         let filter = DeadLetterFilter { number: Some(number), ..DeadLetterFilter::default() };
-        let done = match (action, kind) {
-            (Action::Retry, Kind::Dead) => retry_dead_letters(config, &filter).await,
-            (Action::Discard, Kind::Dead) => discard_dead_letters(config, &filter).await,
-            (Action::Retry, Kind::Parked) => retry_parked_event(config, number).await,
-            (Action::Discard, Kind::Parked) => {
-                return Err(SourceError("a parked event can't be discarded".to_owned()));
+        if (action, kind) == (Action::Discard, Kind::Parked) {
+            return Err(SourceError("a parked event can't be discarded".to_owned()));
+        }
+        let act = async {
+            match (kind, action) {
+                (Kind::Parked, _) => retry_parked_event(config, number).await,
+                (Kind::Dead, Action::Retry) => retry_dead_letters(config, &filter).await,
+                (Kind::Dead, Action::Discard) => discard_dead_letters(config, &filter).await,
             }
         };
-        done.map_err(told)
+        // Whoever has the token is not known by name.
+        let who = format!("the page of {}", operator());
+        operated_by(who, act).await.map_err(told)
     }
 }
 

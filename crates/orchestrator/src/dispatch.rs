@@ -18,6 +18,7 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::builder::ProcessNode;
 use crate::error::{FailureCause, OrchestratorError, one_line};
@@ -26,6 +27,7 @@ use crate::meter::{Meter, Tally};
 use crate::plan::Plan;
 use crate::report::Reporter;
 use crate::retry::Verdict;
+use crate::span;
 use crate::ticket::{At, InputRun, Job, Onward, Retry, Ticket};
 
 /// How many jobs enter under one hold of the lock.
@@ -476,10 +478,11 @@ impl Pool {
             return Outcome::Stored(job);
         }
         reach!(BeforeCall);
+        let span = span::of_delivery(node.process.id(), job.event());
         let began = tally.begin(job.route);
         let result = {
             let call = AssertUnwindSafe(async { node.process.run(job.event()).await }).catch_unwind();
-            let mut call = pin!(call);
+            let mut call = pin!(call.instrument(span.clone()));
             match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
                 Poll::Ready(result) => {
                     tally.ran(job.route, began);
@@ -498,6 +501,7 @@ impl Pool {
             }
         };
         reach!(AfterCall);
+        span::end(&span, result.as_ref().and_then(|result| result.as_ref().ok()));
         let (status, cause) = match result {
             None => return Outcome::Abandoned(job),
             Some(Ok(Ok(status))) if status.status == ProcessExitStatus::Fail => {

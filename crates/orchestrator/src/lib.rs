@@ -72,6 +72,7 @@ mod orchestrator;
 mod plan;
 mod report;
 mod retry;
+mod span;
 mod supervise;
 mod ticket;
 

@@ -8,6 +8,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::layout;
 use crate::names::quote_identifier;
 use crate::options::Options;
@@ -118,11 +119,12 @@ pub async fn retry_dead_letters(
                 INSERT INTO {{schema}}.parked (event_id, process, lane, seq, position, location, id, event, attempt,
                                                tries, crashes_left, suspicion, ready_at)
                 SELECT event_id, process, lane, seq, position, location, id, event, attempt, 0, {MAX_CRASHES}, 0,
-                       pg_catalog.clock_timestamp()
+                       CASE WHEN process IN (SELECT x.process FROM {{schema}}.pauses x)
+                            THEN timestamptz '9999-01-01 00:00:00+00' ELSE pg_catalog.clock_timestamp() END
                   FROM gone ON CONFLICT (event_id, process) DO NOTHING)
          SELECT lane FROM gone"
     );
-    in_steps(config, filter, &move_back).await
+    in_steps(config, filter, &move_back, "dead-letters retry").await
 }
 
 /// Forgets the dead letters that `filter` names. Returns how many.
@@ -137,10 +139,15 @@ pub async fn discard_dead_letters(
         "WITH named AS (SELECT d.number FROM {{schema}}.dead_letters d WHERE {CONDITION} ORDER BY d.number LIMIT $8)
          DELETE FROM {{schema}}.dead_letters d USING named WHERE d.number = named.number RETURNING d.lane"
     );
-    in_steps(config, filter, &discard).await
+    in_steps(config, filter, &discard, "dead-letters discard").await
 }
 
-async fn in_steps(config: &InputConfig, filter: &DeadLetterFilter, step: &str) -> Result<u64, PostgresError> {
+async fn in_steps(
+    config: &InputConfig,
+    filter: &DeadLetterFilter,
+    step: &str,
+    action: &str,
+) -> Result<u64, PostgresError> {
     let (session, options) = open(config, "dapper dead-letters").await?;
     let (client, schema) = (session.client(), quote_identifier(&options.names.schema));
     let step = step.replace("{schema}", &schema);
@@ -155,6 +162,9 @@ async fn in_steps(config: &InputConfig, filter: &DeadLetterFilter, step: &str) -
             let rows = bounded(doing, client.query(&step, &parameters)).await?;
             let lanes: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
             reopen_lanes(client, &schema, &lanes).await?;
+            if !rows.is_empty() {
+                record(client, &schema, action, &format!("{} dead letter(s); {filter}", rows.len())).await?;
+            }
             Ok(rows.len())
         };
         let moved = end(client, moved.await, &options.names.channel).await?;
@@ -208,6 +218,26 @@ const CONDITION: &str = "
     AND ($5::float8 IS NULL OR d.died_at < pg_catalog.now() - $5 * interval '1 second')
     AND ($6::float8 IS NULL OR d.died_at >= pg_catalog.now() - $6 * interval '1 second')
     AND ($7::text IS NULL OR pg_catalog.strpos(pg_catalog.lower(d.error), pg_catalog.lower($7)) > 0)";
+
+impl fmt::Display for DeadLetterFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, process, table, key, older_than, newer_than, error } = self;
+        let age = |duration: &Option<Duration>| duration.map(|duration| format!("{duration:?}"));
+        let texts = [
+            ("number", number.map(|number| number.to_string())),
+            ("process", process.clone()),
+            ("table", table.clone()),
+            ("key", key.clone()),
+            ("older than", age(older_than)),
+            ("newer than", age(newer_than)),
+            ("error", error.clone()),
+        ];
+        let given: Vec<String> =
+            texts.into_iter().filter_map(|(what, text)| Some(format!("{what} {}", text?))).collect();
+        f.write_str(if given.is_empty() { "all" } else { "with " })?;
+        f.write_str(&given.join(", "))
+    }
+}
 
 /// A filter as parameters.
 struct Condition<'f> {

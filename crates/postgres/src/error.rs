@@ -1,5 +1,6 @@
 //! What can go wrong between an input and its database.
 
+use dapper_connect::{ConnectError, ConnectionStringError};
 use dapper_core::{ErrorKind, InputError};
 use dapper_lock::LockError;
 
@@ -23,13 +24,11 @@ pub enum PostgresError {
         /// What is wrong, without the text itself.
         reason: String,
     },
-    /// The server can't be reached, or refuses us.
-    #[error("can't connect to PostgreSQL at {server}")]
+    /// The server can't be reached, can't prove who it is, or refuses us.
+    #[error(transparent)]
     Connect {
-        /// Hosts, port, database and user.
-        server: String,
-        /// What the client library says.
-        source: tokio_postgres::Error,
+        /// Why.
+        source: ConnectError,
     },
     /// Connecting took too long.
     #[error(
@@ -260,6 +259,15 @@ pub enum PostgresError {
         /// Up to when they may be gone, RFC 3339.
         emptied_until: String,
     },
+    /// What is to be skipped is not there, or not any more.
+    #[error(
+        "there is no {what}: it was handled meanwhile, or is a dead letter already; without --event and --seq `dapper skip` \
+         shows what is in the way"
+    )]
+    NothingToSkip {
+        /// What was named.
+        what: String,
+    },
     /// Replicas of the input are connected.
     #[error(
         "{connections} connection(s) of running replicas of this input are open; stop the replicas first"
@@ -301,6 +309,7 @@ impl PostgresError {
             | Self::NotInstalled { .. }
             | Self::NewerLayout { .. }
             | Self::NotRetained { .. }
+            | Self::NothingToSkip { .. }
             | Self::Running { .. }
             | Self::OtherLockStore { .. }
             | Self::ForeignCluster { .. } => ErrorKind::Permanent,
@@ -322,5 +331,11 @@ impl PostgresError {
             Self::SinkClosed => InputError::SinkClosed { input },
             other => InputError::Failed { input, kind: other.kind(), source: Box::new(other) },
         }
+    }
+}
+
+impl From<ConnectionStringError> for PostgresError {
+    fn from(error: ConnectionStringError) -> Self {
+        Self::ConnectionString { reason: error.reason }
     }
 }

@@ -18,6 +18,7 @@ use crate::meter::HolderMeter;
 use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
+use crate::pauses::Pausing;
 use crate::progress::{Chunk, Claimed, NextRead, Position, Progress};
 use crate::reader::{Batch, ChangeSet, Limits, Reader};
 use crate::rotation::Rotation;
@@ -70,6 +71,7 @@ pub(crate) struct Holder<'a> {
     /// Events that may be unsettled at the moment.
     max_unsettled: usize,
     parked: Parked,
+    pausing: Pausing,
     /// Holders that ended, one after the other, while what is in doubt was in their hands.
     crashes: u32,
     /// Events in doubt that were handed out to be tried alone.
@@ -132,6 +134,7 @@ pub(crate) struct Prepared {
     cursor: CursorStatements,
     reader: Reader,
     parking: ParkingStatements,
+    pauses: Statement,
     set_wake_up: Statement,
 }
 
@@ -151,6 +154,7 @@ impl Prepared {
             cursor: CursorStatements::prepare(client, schema).await?,
             reader,
             parking: ParkingStatements::prepare(client, schema).await?,
+            pauses: Pausing::prepare(client, schema).await?,
             set_wake_up: bounded("preparing", client.prepare(&set_wake_up)).await?,
         })
     }
@@ -165,7 +169,7 @@ impl<'a> Holder<'a> {
         sink: &'a EventSink,
         lease: &Lease,
         store: StoreId,
-        told: Arc<AtomicBool>,
+        (told, paused): (Arc<AtomicBool>, Arc<AtomicBool>),
     ) -> Result<Self, PostgresError> {
         let client = session.client();
         let notify = match options.wake_up {
@@ -182,12 +186,14 @@ impl<'a> Holder<'a> {
         };
         let grant = Grant { token: lease.token(), store };
         let mut parked = Parked::new(prepared.parking, told);
+        let mut pausing = Pausing::new(prepared.pauses, paused, notify);
         // Sent at once, and run one after the other: what is parked is looked for when nobody else can park any more.
-        let (sealed, listening, found) = tokio::join!(
+        let (sealed, listening, found, paused) = tokio::join!(
             biased;
             Cursor::seal(client, prepared.cursor, &session.server, grant),
             listen,
-            parked.find(client)
+            parked.find(client),
+            pausing.look(client)
         );
         let Sealed { cursor, position, promoted_from, crashes } = sealed?;
         listening?;
@@ -200,6 +206,8 @@ impl<'a> Holder<'a> {
             found = parked.find(client).await?;
         }
         parked.take_over(client, &cursor, &found).await?;
+        pausing.found(paused?);
+        parked.pause(pausing.processes());
         Ok(Self {
             client,
             options,
@@ -207,6 +215,7 @@ impl<'a> Holder<'a> {
             lease: lease.validity(),
             validity: Arc::new(LeaseGuard(lease.validity())),
             parked,
+            pausing,
             crashes,
             isolated: 0,
             completed: 0,
@@ -241,6 +250,7 @@ impl<'a> Holder<'a> {
         while !stop.is_cancelled() {
             self.settle()?;
             self.show_progress().await?;
+            self.mind_pauses().await?;
             let may = self.may();
             self.serve_parked(may).await?;
             self.report_foreign(&mut notifications.foreign);
@@ -251,7 +261,11 @@ impl<'a> Holder<'a> {
             if let Some(warning) = warning {
                 self.sink.report(warning.into_input_error(&self.options.name));
             }
-            let action = if self.has_room() { self.step().await? } else { Action::Wait(LOOK_FOR_ROOM) };
+            let action = match (self.has_room(), self.pausing.is_held_up()) {
+                (true, _) => self.step().await?,
+                (false, true) => self.rest().await?,
+                (false, false) => Action::Wait(LOOK_FOR_ROOM),
+            };
             let limit = match action {
                 Action::ReadNow => continue,
                 Action::SetAwake => {
@@ -281,7 +295,7 @@ impl<'a> Holder<'a> {
                 () = stop.cancelled() => {}
                 () = async { match front { Some(receipt) => receipt.await, None => std::future::pending().await } } => {}
                 () = self.parked.ready(may) => {}
-                () = notifications.wake.notified(), if room => {}
+                () = notifications.wake.notified(), if room || self.pausing.is_held_up() => {}
                 () = tokio::time::sleep(limit) => {}
             }
         }
@@ -348,7 +362,7 @@ impl<'a> Holder<'a> {
 
     /// What was parked is left alone until all that may be a repeat is in hand again: of one key, that comes first.
     fn may(&self) -> May {
-        if self.progress.inherited().is_some() {
+        if self.progress.inherited().is_some() || self.pausing.is_input_paused() {
             return May::Nothing;
         }
         May::Claim { idle: self.outstanding.is_empty() }
@@ -367,10 +381,44 @@ impl<'a> Holder<'a> {
         let batches = &self.outstanding;
         let is_held_up = self.parked.has_suspects() && self.progress.inherited().is_none();
         !is_held_up
+            && !self.pausing.is_held_up()
             && batches.len() < MAX_OUTSTANDING_BATCHES
             && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
             && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < self.max_unsettled
             && batches.iter().map(Outstanding::unsettled_bytes).sum::<usize>() < MAX_UNSETTLED_BYTES
+    }
+
+    /// Takes up what somebody has paused or resumed.
+    async fn mind_pauses(&mut self) -> Result<(), PostgresError> {
+        if !self.pausing.is_due() {
+            return Ok(());
+        }
+        if !self.wake_up.notifies() {
+            // Nobody can tell of what a command has parked either.
+            self.parked.look_again();
+        }
+        let found = self.pausing.look(self.client).await?;
+        if !self.pausing.found(found) {
+            return Ok(());
+        }
+        let (paused, processes) = (self.pausing.is_input_paused(), self.pausing.processes());
+        tracing::info!(input = self.options.names.id, paused, ?processes, "what is paused has changed");
+        self.parked.pause(processes);
+        Ok(())
+    }
+
+    /// Reads nothing. When nothing is under way any more, that is recorded.
+    async fn rest(&mut self) -> Result<Action, PostgresError> {
+        if self.pausing.begins_rest() {
+            // Writers need not notify anybody now; whoever resumes does.
+            self.flag(true).await?;
+        }
+        // What is read and not claimed may be skipped meanwhile, so it is read again.
+        self.ahead = None;
+        if self.outstanding.is_empty() {
+            self.save(true).await?;
+        }
+        Ok(Action::Wait(self.pausing.every()))
     }
 
     /// Takes in what was handled, in order.

@@ -5,6 +5,7 @@ use std::fmt;
 use dapper_core::InputConfig;
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::coverage::{self, Mode, Pauses};
 use crate::layout;
 use crate::maintenance::refuse_while_running;
@@ -83,10 +84,15 @@ pub async fn install(config: &InputConfig) -> Result<InstallReport, PostgresErro
     layout::refuse_without_rights(&session, &options.names).await?;
     let round =
         coverage::reconcile(session.client(), &options, Mode::Install, &mut Pauses::default()).await?;
+    let changed: Vec<String> = round.changed.into_iter().map(|(table, _)| table).collect();
+    if !changed.is_empty() {
+        let schema = quote_identifier(&options.names.schema);
+        record(session.client(), &schema, "install", &format!("triggers on {}", changed.join(", "))).await?;
+    }
     Ok(InstallReport {
         schema: options.names.schema,
         schema_changed,
-        changed: round.changed.into_iter().map(|(table, _)| table).collect(),
+        changed,
         covered: round.covered,
         failed: round.failed,
     })

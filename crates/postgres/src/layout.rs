@@ -7,13 +7,14 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::capture;
 use crate::names::{Names, quote_identifier, quote_literal, stable_hash};
 use crate::options::{Install, Options};
 use crate::session::{Server, Session, bounded};
 
 /// Grows with every change of the objects in the schema or of what they mean; kept in the schema's comment.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 /// The oldest layout whose versions may run on this one. They change nothing of it, and neither may they install.
 const USABLE_FROM: i64 = 2;
 /// The oldest layout that this version runs on, where it may not bring it up to date.
@@ -167,9 +168,14 @@ async fn install_once(session: &Session, names: &Names) -> Result<bool, Postgres
     bounded("locking the installation", client.batch_execute(&begin_sql(names))).await?;
     let created = match is_current(client, names).await {
         Ok(true) => Ok(false),
-        Ok(false) => {
-            bounded("installing", client.batch_execute(&sql(names, &session.server))).await.map(|()| true)
-        }
+        Ok(false) => match bounded("installing", client.batch_execute(&sql(names, &session.server))).await {
+            Ok(()) => {
+                record(client, &quote_identifier(&names.schema), "install", &format!("layout {LAYOUT}"))
+                    .await
+                    .map(|()| true)
+            }
+            Err(error) => Err(error),
+        },
         Err(error) => Err(error),
     };
     bounded("installing", client.batch_execute(if created.is_ok() { "COMMIT" } else { "ROLLBACK" })).await?;

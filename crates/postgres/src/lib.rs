@@ -31,8 +31,8 @@
 #[macro_use]
 mod failpoint;
 
+mod audit;
 mod capture;
-mod connection;
 mod coverage;
 mod cursor;
 mod dead_letters;
@@ -53,12 +53,14 @@ mod options;
 mod parked_events;
 mod parking;
 mod patterns;
+mod pauses;
 mod presence;
 mod progress;
 mod reader;
 mod replay;
 mod rotation;
 mod session;
+mod skip;
 mod snapshot;
 mod status;
 mod wake_up;
@@ -67,7 +69,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use connection::ConnectionString;
+pub use audit::{AuditRecord, audit};
+pub use dapper_connect::ConnectionString;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
 };
@@ -84,7 +87,9 @@ pub use names::{MAX_IDENTIFIER_BYTES, Names};
 pub use operator::operated_by;
 pub use options::OPTION_KEYS;
 pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
+pub use pauses::{pause, resume};
 pub use replay::{Replay, Replayed, replay};
+pub use skip::{Skip, SkipCandidate, Skipped, skip, skip_candidates};
 pub use status::{
     Count, Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, ParkedAt, Pause, ReplicaStatus, State,
     Status, StatusReader,

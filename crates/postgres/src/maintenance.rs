@@ -7,12 +7,13 @@ use dapper_core::InputConfig;
 use dapper_lock::{Resource, StoreId};
 
 use crate::PostgresError;
-use crate::connection::ConnectionString;
+use crate::audit::record;
 use crate::input::{application_name, resource};
 use crate::layout;
 use crate::names::quote_identifier;
 use crate::options::Options;
 use crate::session::{Session, bounded};
+use dapper_connect::ConnectionString;
 
 /// How long connections of replicas that have just ended may still be seen by the server.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
@@ -108,11 +109,16 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
                 claimed_seq = (SELECT last_value FROM {schema}.change_sets_seq), attempt = 1, crashes = 0,
                 version = version + 1, system_identifier = {}, timeline = {}
            FROM (SELECT pg_catalog.pg_current_xact_id()::text::int8 + 1 AS xid) n
-          WHERE partition = 0;
-         COMMIT",
+          WHERE partition = 0",
         server.system_identifier, server.timeline
     );
-    if let Err(error) = bounded("rebasing", client.batch_execute(&sql)).await {
+    let details = format!("to cluster {}, timeline {}", server.system_identifier, server.timeline);
+    let rebased = async {
+        bounded("rebasing", client.batch_execute(&sql)).await?;
+        record(client, &schema, "rebase", &details).await?;
+        bounded("rebasing", client.batch_execute("COMMIT")).await
+    };
+    if let Err(error) = rebased.await {
         let _ = client.batch_execute("ROLLBACK").await;
         return Err(error);
     }
@@ -164,8 +170,15 @@ pub async fn accept_lock_store(
           WHERE c.partition = 0 RETURNING was.before, c.token",
         quote_identifier(&options.names.schema)
     );
-    let store = store.to_string();
-    let row = bounded("accepting the lock store", session.client().query_one(&sql, &[&store])).await?;
+    let (client, store) = (session.client(), store.to_string());
+    let doing = "accepting the lock store";
+    bounded(doing, client.batch_execute("BEGIN")).await?;
+    // An error ends the session, and the transaction with it.
+    let row = bounded(doing, client.query_one(&sql, &[&store])).await?;
+    let before: Option<&str> = row.get(0);
+    let details = format!("{store} instead of {}", before.unwrap_or("none"));
+    record(client, &quote_identifier(&options.names.schema), "accept-lock-store", &details).await?;
+    bounded(doing, client.batch_execute("COMMIT")).await?;
     Ok(AcceptedLockStore { before: row.get(0), token: row.get::<_, i64>(1).unsigned_abs() })
 }
 
@@ -177,7 +190,8 @@ pub(crate) async fn refuse_while_running(session: &Session, options: &Options) -
             "looking for replicas",
             session.client().query_one(
                 "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
-                  WHERE application_name = $1 AND datname = pg_catalog.current_database()",
+                  WHERE (application_name = $1 OR pg_catalog.starts_with(application_name, $1 || ' '))
+                    AND datname = pg_catalog.current_database()",
                 &[&application_name(options)],
             ),
         )
@@ -255,7 +269,7 @@ mod tests {
         let store = Arc::new(MemoryStore::new());
         let input = tokio::spawn(PostgresInput::new(config("orders-input", database.url()), locks(&store)));
         let blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                        WHERE application_name = 'dapper orders_input' AND wait_event_type = 'Lock')";
+                        WHERE application_name LIKE 'dapper orders_input%' AND wait_event_type = 'Lock')";
         wait_until(&watcher, blocked).await;
         other.batch_execute("COMMIT").await.unwrap();
         input.await.unwrap().unwrap();

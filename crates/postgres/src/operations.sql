@@ -20,11 +20,24 @@ CREATE TABLE IF NOT EXISTS {schema}.replicas (
     last_error_at timestamptz
 );
 
--- What is paused: the whole input under an empty name, else the process of that id. The holder reads it when it takes over
--- and when it is told.
+-- What is paused: the whole input under an empty name, else the process of that id. The holder reads it when it takes over,
+-- when it is told, and every few seconds. Whoever writes here locks the cursor row first, as whoever writes to `parked` does:
+-- what is parked for a paused process is due at the end of time, and due at once when that is resumed.
 CREATE TABLE IF NOT EXISTS {schema}.pauses (
     process   text        PRIMARY KEY,
     reason    text,
     paused_by text        NOT NULL,
     paused_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+-- Who changed what by a command, and when. The newest 10,000 are kept; `run_by` is what the program says of itself.
+CREATE TABLE IF NOT EXISTS {schema}.audit (
+    number      bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at          timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    role        text        NOT NULL DEFAULT SESSION_USER,
+    run_by      text        NOT NULL,
+    address     text        DEFAULT pg_catalog.host(pg_catalog.inet_client_addr()),
+    application text        NOT NULL DEFAULT pg_catalog.current_setting('application_name'),
+    action      text        NOT NULL,
+    details     text        NOT NULL
 );

@@ -4,6 +4,7 @@ use dapper_core::InputConfig;
 use tokio_postgres::Row;
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::dead_letters::{end, lock, open};
 use crate::names::quote_identifier;
 use crate::session::bounded;
@@ -54,7 +55,7 @@ pub async fn parked_events(config: &InputConfig, limit: u32) -> Result<Vec<Parke
 }
 
 /// Has a parked event tried as soon as a replica can, whatever its backoff says. Returns how many that were: 0 when there
-/// is none of that number that waits.
+/// is none of that number that waits, or its process is paused.
 ///
 /// # Errors
 /// As [`parked_events`].
@@ -63,10 +64,17 @@ pub async fn retry_parked_event(config: &InputConfig, number: i64) -> Result<u64
     let (client, schema) = (session.client(), quote_identifier(&options.names.schema));
     let sql = format!(
         "UPDATE {schema}.parked SET ready_at = pg_catalog.clock_timestamp()
-          WHERE number = $1 AND head AND claimed IS NULL"
+          WHERE number = $1 AND head AND claimed IS NULL AND process NOT IN (SELECT x.process FROM {schema}.pauses x)"
     );
     lock(client, &schema).await?;
-    let moved = bounded("making a parked event due", client.execute(&sql, &[&number])).await;
+    let moved = async {
+        let moved = bounded("making a parked event due", client.execute(&sql, &[&number])).await?;
+        if moved > 0 {
+            record(client, &schema, "parked retry", &format!("parked event {number}")).await?;
+        }
+        Ok(moved)
+    };
+    let moved = moved.await;
     end(client, moved, &options.names.channel).await
 }
 

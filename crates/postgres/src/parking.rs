@@ -10,7 +10,7 @@ pub(crate) mod sql;
 mod statements;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -193,6 +193,16 @@ impl Parked {
     /// Whether rows are being tried.
     pub(crate) fn is_busy(&self) -> bool {
         !self.resumed.is_empty()
+    }
+
+    /// From now on these processes are paused, and no others.
+    pub(crate) fn pause(&self, processes: &BTreeSet<String>) {
+        self.handle.pause(processes);
+    }
+
+    /// Has what others may have parked looked for, as when somebody has told of it.
+    pub(crate) fn look_again(&self) {
+        self.told.store(true, Ordering::Release);
     }
 
     /// Resolves when there is something to [`serve`](Self::serve). Cancel-safe.

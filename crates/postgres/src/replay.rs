@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use crate::PostgresError;
+use crate::audit::record;
 use crate::dead_letters::{MAX_CRASHES, end, lock, open};
 use crate::events::Stamp;
 use crate::names::quote_identifier;
@@ -82,7 +83,13 @@ pub async fn replay(config: &InputConfig, replay: &Replay) -> Result<Replayed, P
             continue;
         }
         lock(client, &schema).await?;
-        let parked = park_by_command(client, &schema, &rows).await;
+        let parked = async {
+            if replayed.parked == 0 {
+                record(client, &schema, "replay", &described(replay)).await?;
+            }
+            park_by_command(client, &schema, &rows).await
+        };
+        let parked = parked.await;
         replayed.parked += end(client, parked, &options.names.channel).await?;
     }
 }
@@ -124,6 +131,14 @@ fn select(
         }
     }
     Ok(rows)
+}
+
+fn described(replay: &Replay) -> String {
+    let Replay { since, table, key, processes, .. } = replay;
+    let named = |what: &str, text: &Option<String>| {
+        text.as_ref().map_or_else(String::new, |text| format!(" of {what} {text:?}"))
+    };
+    format!("since {since}{}{} to {}", named("table", table), named("key", key), processes.join(", "))
 }
 
 fn is_meant(event: &Event, replay: &Replay) -> bool {

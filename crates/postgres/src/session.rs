@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dapper_connect::{ConnectError, ConnectionString, Driver};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client};
 
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 
 /// Texts of foreign notifications kept until the reader looks at them; more are counted by their absence.
 const FOREIGN_NOTIFICATIONS: usize = 64;
 
 /// What a notification says that comes from somebody who has parked something for the holder to find.
 pub(crate) const PARKED: &str = "parked";
+
+/// What a notification says that comes from somebody who has paused or resumed something.
+pub(crate) const PAUSED: &str = "paused";
 
 /// No statement of ours may take longer on the server, in milliseconds.
 const STATEMENT_TIMEOUT_MS: u32 = 60_000;
@@ -49,12 +52,14 @@ pub(crate) struct Notifications {
     pub(crate) foreign: mpsc::Receiver<String>,
     /// Set when somebody says that he has parked something.
     pub(crate) parked: Arc<AtomicBool>,
+    /// Set when somebody says that he has paused or resumed something.
+    pub(crate) paused: Arc<AtomicBool>,
 }
 
 impl Notifications {
     fn none() -> (Self, mpsc::Sender<String>) {
         let (sender, foreign) = mpsc::channel(FOREIGN_NOTIFICATIONS);
-        (Self { wake: Arc::default(), foreign, parked: Arc::default() }, sender)
+        (Self { wake: Arc::default(), foreign, parked: Arc::default(), paused: Arc::default() }, sender)
     }
 }
 
@@ -73,13 +78,15 @@ impl Session {
     }
 
     async fn connect(connection: &ConnectionString, application_name: &str) -> Result<Self, PostgresError> {
-        let mut config = connection.config().clone();
-        config.application_name(application_name);
-        let (client, driver) = config.connect(NoTls).await.map_err(|source| refusal(connection, source))?;
+        let (client, driver) = connection.connect(application_name).await.map_err(refusal)?;
         let (closed_sender, closed) = watch::channel(false);
         let (notifications, foreign) = Notifications::none();
-        let (wake, parked) = (Arc::clone(&notifications.wake), Arc::clone(&notifications.parked));
-        tokio::spawn(drive(driver, (wake, parked), foreign, closed_sender));
+        let told = (
+            Arc::clone(&notifications.wake),
+            Arc::clone(&notifications.parked),
+            Arc::clone(&notifications.paused),
+        );
+        tokio::spawn(drive(driver, told, foreign, closed_sender));
 
         client.batch_execute(&set_up()).await.map_err(PostgresError::statement("setting up the session"))?;
         let server = check(&client, connection).await?;
@@ -110,8 +117,8 @@ impl Session {
 
 /// Polls the connection until it ends. It must never wait for anything else: every query hangs meanwhile.
 async fn drive(
-    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
-    (wake, parked): (Arc<Notify>, Arc<AtomicBool>),
+    mut connection: Driver,
+    (wake, parked, paused): (Arc<Notify>, Arc<AtomicBool>, Arc<AtomicBool>),
     foreign: mpsc::Sender<String>,
     closed: watch::Sender<bool>,
 ) {
@@ -119,6 +126,8 @@ async fn drive(
         if let AsyncMessage::Notification(notification) = message {
             if notification.payload() == PARKED {
                 parked.store(true, Ordering::Release);
+            } else if notification.payload() == PAUSED {
+                paused.store(true, Ordering::Release);
             } else if !notification.payload().is_empty() {
                 let _ = foreign.try_send(notification.payload().to_owned());
             }
@@ -188,12 +197,12 @@ fn refuse_old(version_number: i32, version: &str, server: &str) -> Result<(), Po
 }
 
 /// A refusal of several hosts because none accepts writes is the standby error too.
-fn refusal(connection: &ConnectionString, source: tokio_postgres::Error) -> PostgresError {
-    let text = std::error::Error::source(&source).map(ToString::to_string).unwrap_or_default();
-    if text.contains("does not allow writes") {
-        return PostgresError::Standby { server: connection.to_string() };
+fn refusal(error: ConnectError) -> PostgresError {
+    match error {
+        ConnectError::ReadOnly { server } => PostgresError::Standby { server },
+        ConnectError::Timeout { server, seconds } => PostgresError::ConnectTimeout { server, seconds },
+        source => PostgresError::Connect { source },
     }
-    PostgresError::Connect { server: connection.to_string(), source }
 }
 
 /// Bounds a wait for the server on our side too: the server's own limit does not help when it no longer answers.

@@ -71,6 +71,11 @@ impl WakeUp {
         Self { notify, state: State::Unknown, hits: 0, empty_reads: 0 }
     }
 
+    /// Whether a notification can come.
+    pub(crate) fn notifies(&self) -> bool {
+        self.notify
+    }
+
     /// A read found so many change sets, and nothing is left behind them if it is `exhausted`.
     pub(crate) fn found(&mut self, change_sets: usize, exhausted: bool) -> Action {
         self.hits += 1;

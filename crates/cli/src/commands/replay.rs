@@ -61,7 +61,7 @@ pub(super) async fn run(arguments: &arguments::Replay, backends: &Backends) -> a
 }
 
 /// The ids of processes, by which events are parked, from their names in the file.
-fn ids(loaded: &Loaded, names: &[String], backends: &Backends) -> anyhow::Result<Vec<String>> {
+pub(super) fn ids(loaded: &Loaded, names: &[String], backends: &Backends) -> anyhow::Result<Vec<String>> {
     let registry = backends.registry(loaded)?;
     let sections = loaded.pipeline.processes.iter();
     let named = sections.filter(|section| names.contains(&section.config.name));
@@ -69,7 +69,7 @@ fn ids(loaded: &Loaded, names: &[String], backends: &Backends) -> anyhow::Result
 }
 
 /// The processes at which the events enter: those that are named, else those that come first after the input.
-fn processes(loaded: &Loaded, input: &str, named: &[String]) -> anyhow::Result<Vec<String>> {
+pub(super) fn processes(loaded: &Loaded, input: &str, named: &[String]) -> anyhow::Result<Vec<String>> {
     let links = &loaded.pipeline.links;
     let mut reached: BTreeSet<&str> = BTreeSet::new();
     let mut look_at: Vec<&str> = vec![input];

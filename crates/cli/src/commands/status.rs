@@ -60,8 +60,8 @@ async fn look(readers: &mut [StatusReader]) -> Vec<Status> {
     join_all(readers.iter_mut().map(StatusReader::look)).await
 }
 
-/// The named input, else all that have a status.
-fn sections<'l>(loaded: &'l Loaded, input: Option<&str>) -> anyhow::Result<Vec<&'l InputSection>> {
+/// The named input, else all that keep their state in a database.
+pub(super) fn sections<'l>(loaded: &'l Loaded, input: Option<&str>) -> anyhow::Result<Vec<&'l InputSection>> {
     let Some(name) = input else { return Ok(backends::postgres_inputs(&loaded.pipeline).collect()) };
     let section = loaded.input(name)?;
     if section.config.kind != POSTGRES {
@@ -149,6 +149,6 @@ fn count(count: Count) -> String {
 }
 
 /// Without what would steer a terminal: some of it was written by others.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! `dapper status` and `dapper graph`, from outside.
+//! The commands by which a running pipeline is watched and steered, from outside.
 
 use std::time::{Duration, Instant};
 
@@ -108,4 +108,85 @@ fn the_graph_is_drawn_for_people_and_for_programs() {
     let graph = json(&draw(&["--json"]));
     assert_eq!(graph["links"], serde_json::json!([{ "from": "orders-input", "to": "print" }]));
     assert_eq!(graph["inputs"][0]["type"], "postgres");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_resume_and_skip_act_on_running_replicas_and_are_recorded() {
+    let (database, client) = database().await;
+    let mut replica = Running::start(SMALL, &database);
+    replica.logged("tables under capture").await;
+    let paused = run(&database, &["pause", "pipeline.toml", "--input", "orders-input", "--reason", "lunch"]);
+    assert_eq!((paused.code, paused.out.as_str()), (Some(0), "orders-input: is paused\n"), "{paused:?}");
+    replica.logged("what is paused has changed").await;
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    let status = until(&database, |status| status["lag"]["changes"] == 1).await;
+    assert_eq!(status["state"], "paused");
+    assert!(status["reason"].as_str().unwrap().contains("lunch; 1 change waits"), "{status:#}");
+    assert_eq!(run(&database, &["status", "pipeline.toml"]).code, Some(0), "a pause is no fault");
+
+    // Meanwhile what waits is skipped.
+    let skip = |more: &[&str]| {
+        run(&database, &[&["skip", "pipeline.toml", "--input", "orders-input"], more].concat())
+    };
+    let shown = skip(&[]);
+    assert_eq!(shown.code, Some(0));
+    assert!(shown.out.contains("  --seq 1  orders, 1 change(s)\n"), "{}", shown.out);
+    let blind = skip(&["--yes"]);
+    assert!(blind.code == Some(1) && blind.err.contains("skip what?"), "{blind:?}");
+    let asked = skip(&["--seq", "1"]);
+    assert_eq!(asked.err, "error: nothing was skipped; with --yes it is\n");
+    assert!(asked.out.starts_with("orders-input: would be skipped, making 1 dead letter(s)\n  print  {"));
+    let done = json(&skip(&["--seq", "1", "--yes", "--reason", "test", "--json"]));
+    assert_eq!((&done["skipped"], &done["dead_letters"]), (&true.into(), &1.into()), "{done:#}");
+    assert_eq!(done["events"][0]["event"]["id"], "1");
+    let again = skip(&["--seq", "1", "--yes"]);
+    assert!(again.code == Some(1) && again.err.contains("pipeline.toml:4: cannot skip this"), "{again:?}");
+
+    client.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
+    let resumed = json(&run(&database, &["resume", "pipeline.toml", "--input", "orders-input", "--json"]));
+    assert_eq!(resumed["inputs"][0], serde_json::json!({ "input": "orders-input", "changed": true }));
+    assert!(replica.printed().await.contains("\"id\":\"2\""));
+
+    let paused = run(&database, &["pause", "pipeline.toml", "--process", "print"]);
+    assert_eq!((paused.code, paused.out.as_str()), (Some(0), "orders-input: process print is paused\n"));
+    replica.logged("what is paused has changed").await;
+    client.batch_execute("INSERT INTO orders VALUES (3)").await.unwrap();
+    let status = until(&database, |status| status["parked"]["events"]["count"] == 1).await;
+    assert_eq!(status["pauses"][0]["process"], "print");
+    let resumed = run(&database, &["resume", "pipeline.toml", "--process", "print"]);
+    assert_eq!(resumed.out, "orders-input: process print goes on\n");
+    assert!(replica.printed().await.contains("\"id\":\"3\""));
+
+    let records = json(&run(&database, &["audit", "pipeline.toml", "--json"]));
+    let records = records["inputs"][0]["records"].as_array().unwrap();
+    let actions: Vec<&str> = records.iter().map(|record| record["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["install", "pause", "skip", "resume", "pause", "resume"]);
+    assert!(records.iter().all(|record| record["run_by"].as_str().unwrap().contains('@')), "{records:#?}");
+    let text = run(&database, &["audit", "pipeline.toml", "--since", "1h", "--limit", "5"]);
+    assert!(text.out.starts_with("orders-input: 5 record(s)\n"), "{}", text.out);
+    assert!(text.out.contains("  pause  the input: lunch\n"), "{}", text.out);
+}
+
+#[test]
+fn what_is_paused_is_named_by_one_name_that_the_file_has() {
+    let said = |arguments: &[&str]| {
+        let said = dapper(SMALL, arguments);
+        (said.code, said.err)
+    };
+    let (code, err) = said(&["pause", "pipeline.toml", "--process", "prin"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(err, "error: pipeline.toml: there is no process \"prin\"; did you mean \"print\"?\n");
+    for wrong in [
+        &["pause", "pipeline.toml"][..],
+        &["resume", "pipeline.toml", "--process", "print", "--input", "orders-input"],
+        &["skip", "pipeline.toml", "--seq", "1"],
+        &["skip", "pipeline.toml", "--input", "orders-input", "--seq", "1", "--event", "x"],
+    ] {
+        assert_eq!(said(wrong).0, Some(2), "{wrong:?}");
+    }
+    let (code, err) = said(&["pause", "pipeline.toml", "--input", "orders-input"]);
+    assert_eq!(code, Some(1));
+    for part in ["pipeline.toml:4: input \"orders-input\": cannot pause", "127.0.0.1:1", "user \"app\""] {
+        assert!(err.contains(part), "{part:?}: {err}");
+    }
 }

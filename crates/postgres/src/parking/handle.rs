@@ -1,5 +1,6 @@
 //! The orchestrator's side of parking: takes parcels, and knows which lanes are held.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +27,10 @@ pub(crate) struct Handle {
     held: Mutex<HeldLanes>,
     /// Whether any lane is held; else nobody need look further.
     any: AtomicBool,
+    /// Processes that are paused: every lane of theirs counts as held.
+    paused: Mutex<BTreeSet<String>>,
+    /// Whether there are any.
+    pausing: AtomicBool,
     /// Not bounded by itself: each parcel is an event of a delivery that is not settled, and those are bounded.
     sender: mpsc::UnboundedSender<Sent>,
 }
@@ -70,7 +75,20 @@ impl Handle {
     pub(crate) fn new() -> (Arc<Self>, mpsc::UnboundedReceiver<Sent>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let held = Mutex::new(HeldLanes::new());
-        (Arc::new(Self { held, any: AtomicBool::new(false), sender }), receiver)
+        let (any, pausing) = (AtomicBool::new(false), AtomicBool::new(false));
+        (Arc::new(Self { held, any, paused: Mutex::default(), pausing, sender }), receiver)
+    }
+
+    /// From now on these processes are paused, and no others.
+    pub(crate) fn pause(&self, processes: &BTreeSet<String>) {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        paused.clone_from(processes);
+        self.pausing.store(!paused.is_empty(), Ordering::Release);
+    }
+
+    fn is_paused(&self, process: &str) -> bool {
+        self.pausing.load(Ordering::Acquire)
+            && self.paused.lock().unwrap_or_else(PoisonError::into_inner).contains(process)
     }
 
     /// Changes or asks what is known of the lanes.
@@ -84,6 +102,9 @@ impl Handle {
 
 impl Parking for OfDelivery {
     fn is_held(&self, process: &str, event: &Event) -> bool {
+        if self.handle.is_paused(process) {
+            return true;
+        }
         if !self.handle.any.load(Ordering::Acquire) {
             return false;
         }

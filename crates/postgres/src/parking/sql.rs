@@ -18,7 +18,7 @@ pub(crate) const LANES: &str = "SELECT p.lane FROM {schema}.parked p WHERE p.hea
 /// no lock.
 pub(crate) const LOOK: &str = "SELECT EXISTS (SELECT FROM {schema}.parked p WHERE p.claimed IS NOT NULL),
     (SELECT p.suspicion::int4 FROM {schema}.parked p WHERE p.suspicion > 0 AND p.head AND p.claimed IS NULL
-      ORDER BY p.suspicion DESC LIMIT 1),
+        AND p.ready_at < '9999-01-01 00:00:00+00' ORDER BY p.suspicion DESC LIMIT 1),
     (SELECT EXTRACT(epoch FROM p.ready_at - pg_catalog.clock_timestamp())::float8 FROM {schema}.parked p
       WHERE p.head AND p.claimed IS NULL AND p.suspicion = 0 ORDER BY p.ready_at LIMIT 1)";
 
@@ -35,7 +35,9 @@ pub(crate) const STORED: &str =
 pub(crate) const PARK: &str = "INSERT INTO {schema}.parked (event_id, process, lane, seq, position, location, id,
         event, attempt, tries, error, suspicion, crashes_left, ready_at)
     SELECT n.event_id, n.process, n.lane, n.seq, n.position, n.location, n.id, n.event, n.attempt, n.tries, n.error,
-           n.suspicion, n.crashes_left, pg_catalog.clock_timestamp() + n.after_ms * interval '1 millisecond'
+           n.suspicion, n.crashes_left,
+           CASE WHEN n.process IN (SELECT x.process FROM {schema}.pauses x) THEN timestamptz '9999-01-01 00:00:00+00'
+                ELSE pg_catalog.clock_timestamp() + n.after_ms * interval '1 millisecond' END
       FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::int8[]),
                pg_catalog.unnest($4::int8[]), pg_catalog.unnest($5::int4[]), pg_catalog.unnest($6::text[]),
                pg_catalog.unnest($7::text[]), pg_catalog.unnest($8::text[]), pg_catalog.unnest($9::int4[]),
@@ -51,7 +53,9 @@ pub(crate) const PARK: &str = "INSERT INTO {schema}.parked (event_id, process, l
 
 /// Puts rows back that were claimed.
 pub(crate) const PUT_BACK: &str = "UPDATE {schema}.parked p SET claimed = NULL, suspicion = 0, tries = n.tries,
-        error = n.error, ready_at = pg_catalog.clock_timestamp() + n.after_ms * interval '1 millisecond'
+        error = n.error, ready_at =
+           CASE WHEN p.process IN (SELECT x.process FROM {schema}.pauses x) THEN timestamptz '9999-01-01 00:00:00+00'
+                ELSE pg_catalog.clock_timestamp() + n.after_ms * interval '1 millisecond' END
     FROM ROWS FROM (pg_catalog.unnest($1::int8[]), pg_catalog.unnest($2::int4[]), pg_catalog.unnest($3::text[]),
                     pg_catalog.unnest($4::int8[])) n(number, tries, error, after_ms)
    WHERE p.number = n.number";
@@ -89,11 +93,21 @@ pub(crate) const UNHEAD: &str =
     "UPDATE {schema}.parked p SET head = false WHERE p.lane = ANY ($1::int8[]) AND p.head AND EXISTS
     (SELECT FROM {schema}.parked q WHERE q.lane = p.lane AND (q.seq, q.position) < (p.seq, p.position))";
 
-/// The first of each lane becomes its head.
-pub(crate) const HEAD: &str = "UPDATE {schema}.parked p SET head = true FROM
+/// The first of each lane becomes its head, which is due as whether its process is paused says.
+pub(crate) const HEAD: &str = "UPDATE {schema}.parked p SET head = true, ready_at =
+        CASE WHEN p.process IN (SELECT x.process FROM {schema}.pauses x) THEN timestamptz '9999-01-01 00:00:00+00'
+             WHEN p.ready_at >= '9999-01-01 00:00:00+00' THEN pg_catalog.clock_timestamp() ELSE p.ready_at END FROM
     (SELECT (SELECT q.number FROM {schema}.parked q WHERE q.lane = l.lane ORDER BY q.seq, q.position LIMIT 1) AS number
        FROM pg_catalog.unnest($1::int8[]) l(lane)) f
    WHERE p.number = f.number AND NOT p.head";
+
+/// What is parked for a process that is being paused is due at the end of time. Heads are enough: nothing else is looked at.
+pub(crate) const HOLD_BACK: &str = "UPDATE {schema}.parked SET ready_at = '9999-01-01 00:00:00+00'
+    WHERE head AND process = $1";
+
+/// What was held back for a process that is being resumed is due now.
+pub(crate) const LET_GO: &str = "UPDATE {schema}.parked SET ready_at = pg_catalog.clock_timestamp()
+    WHERE head AND process = $1 AND ready_at >= '9999-01-01 00:00:00+00'";
 
 /// Which of these lanes have no rows. Takes no lock.
 pub(crate) const EMPTY: &str = "SELECT l.lane FROM pg_catalog.unnest($1::int8[]) l(lane)
@@ -113,6 +127,6 @@ pub(crate) const CLAIM_SUSPECTS: &str =
     "UPDATE {schema}.parked p SET claimed = $1, attempt = p.attempt + 1, tries = p.tries + 1,
         crashes_left = p.crashes_left - CASE WHEN p.suspicion = 2 THEN 1 ELSE 0 END
     FROM (SELECT q.number FROM {schema}.parked q WHERE q.suspicion > 0 AND q.head AND q.claimed IS NULL
-           ORDER BY q.suspicion DESC, q.number LIMIT $2) due
+             AND q.ready_at < '9999-01-01 00:00:00+00' ORDER BY q.suspicion DESC, q.number LIMIT $2) due
    WHERE p.number = due.number
   RETURNING p.number, p.process, p.lane, p.seq, p.position, p.event, p.attempt, p.tries, p.suspicion > 0";

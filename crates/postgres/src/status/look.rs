@@ -103,6 +103,7 @@ impl StatusReader {
             cursor: &cursor,
             lag: &lag,
             pauses: &pauses,
+            held_back: parked.events.count,
         });
         let seconds: f64 = row.get("seconds");
         let rate = self

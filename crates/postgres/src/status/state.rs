@@ -2,6 +2,7 @@
 
 use super::{Coverage, Cursor, DeadLetterCount, Holder, Lag, Parked, Pause, ReplicaStatus, State};
 use crate::doctor::duration;
+use crate::pauses::MOST_HELD_BACK;
 
 /// Changes that wait, and a cursor that has not moved for so long, are a stall.
 const STALLED_AFTER_SECONDS: f64 = 3.0;
@@ -20,6 +21,8 @@ pub(super) struct Seen<'a> {
     pub(super) cursor: &'a Cursor,
     pub(super) lag: &'a Lag,
     pub(super) pauses: &'a [Pause],
+    /// Events that are parked.
+    pub(super) held_back: u64,
 }
 
 /// The state, and why.
@@ -37,6 +40,14 @@ pub(super) fn decide(seen: &Seen<'_>) -> (State, String) {
     };
     if let Some(pause) = seen.pauses.iter().find(|pause| pause.process.is_none()) {
         return (State::Paused, format!("{}; {}", paused(pause), waits(seen.lag)));
+    }
+    if seen.held_back >= MOST_HELD_BACK.unsigned_abs() && !seen.pauses.is_empty() {
+        let reason = format!(
+            "nothing is read while a process is paused and {} events are held back; {}",
+            seen.held_back,
+            waits(seen.lag)
+        );
+        return (State::Paused, reason);
     }
     if seen.lag.changes == 0 {
         return (State::Idle, "nothing waits".to_owned());
@@ -182,6 +193,7 @@ mod tests {
             cursor,
             lag: &Lag { changes, exact: true, seconds },
             pauses: &[],
+            held_back: 0,
         })
     }
 

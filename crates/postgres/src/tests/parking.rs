@@ -29,9 +29,9 @@ type Verdict = Arc<Mutex<Box<dyn Fn(&str, &Event) -> bool + Send>>>;
 
 /// What all processes of a test share: what they handled, in order, and which calls fail.
 #[derive(Clone)]
-struct Stage {
+pub(super) struct Stage {
     /// Process and event of each call that succeeded.
-    handled: Seen,
+    pub(super) handled: Seen,
     /// Of each call.
     called: Seen,
     fails: Verdict,
@@ -60,22 +60,22 @@ impl Process for Staged {
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let fails: Verdict = Arc::new(Mutex::new(Box::new(|_, _| false)));
         Self { handled: Seen::default(), called: Seen::default(), fails }
     }
 
-    fn fail(&self, fails: impl Fn(&str, &Event) -> bool + Send + 'static) {
+    pub(super) fn fail(&self, fails: impl Fn(&str, &Event) -> bool + Send + 'static) {
         *self.fails.lock().unwrap() = Box::new(fails);
     }
 
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.handled.lock().unwrap().len()
     }
 
     /// How often one process was handed each change of one key, in the order in which they were handled first; with the
     /// attempt of each.
-    fn of(&self, process: &str, id: &str) -> Vec<u32> {
+    pub(super) fn of(&self, process: &str, id: &str) -> Vec<u32> {
         let handled = self.handled.lock().unwrap();
         let of: Vec<&Event> = handled
             .iter()
@@ -86,7 +86,7 @@ impl Stage {
         of.iter().map(|event| event.attempt.unwrap_or(0)).collect()
     }
 
-    async fn wait_for(&self, count: usize) {
+    pub(super) async fn wait_for(&self, count: usize) {
         let deadline = tokio::time::Instant::now() + WAIT;
         while self.count() < count {
             assert!(tokio::time::Instant::now() < deadline, "{} of {count} handled", self.count());
@@ -95,31 +95,31 @@ impl Stage {
     }
 }
 
-struct Running {
+pub(super) struct Running {
     stop: CancellationToken,
     task: JoinHandle<Result<(), RunError>>,
 }
 
 impl Running {
     /// As if the program had died: nothing more is done, by anybody.
-    async fn abort(self) {
+    pub(super) async fn abort(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.cancel();
         tokio::time::timeout(WAIT, self.task).await.unwrap().unwrap().unwrap();
     }
 }
 
-struct Shop {
-    database: Database,
-    client: Client,
-    store: Arc<MemoryStore>,
+pub(super) struct Shop {
+    pub(super) database: Database,
+    pub(super) client: Client,
+    pub(super) store: Arc<MemoryStore>,
 }
 
-fn quick() -> RetryPolicy {
+pub(super) fn quick() -> RetryPolicy {
     RetryPolicy {
         min_backoff: Duration::from_millis(5),
         max_backoff: Duration::from_millis(100),
@@ -129,7 +129,7 @@ fn quick() -> RetryPolicy {
 }
 
 impl Shop {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let database = Database::create().await.unwrap();
         let client = database.connect().await.unwrap();
         client.batch_execute("CREATE TABLE orders (id bigint PRIMARY KEY, v int)").await.unwrap();
@@ -137,7 +137,12 @@ impl Shop {
     }
 
     /// A replica whose processes are `links`, from `i` or from each other.
-    async fn run(&self, stage: &Stage, links: &[(&str, &'static str)], policy: RetryPolicy) -> Running {
+    pub(super) async fn run(
+        &self,
+        stage: &Stage,
+        links: &[(&str, &'static str)],
+        policy: RetryPolicy,
+    ) -> Running {
         let config = config("i", self.database.url());
         let input = PostgresInput::new(config, locks(&self.store)).await.unwrap();
         let mut builder = Orchestrator::builder().add_input(Arc::new(input));

@@ -61,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "dapper-testkit",
         ],
     ),
+    ("dapper-bench", &["dapper-core", "dapper-payload", "dapper-orchestrator-cli", "dapper-testkit"]),
     ("xtask", &[]),
 ];
 

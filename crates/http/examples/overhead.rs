@@ -63,7 +63,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let round = |registry: Option<&Registry>| -> Result<Duration, Box<dyn std::error::Error>> {
         let stop = CancellationToken::new();
-        let builder = Orchestrator::builder().add_input(Arc::new(Flood(stop.clone()))).add_process(Arc::new(Nothing));
+        let builder =
+            Orchestrator::builder().add_input(Arc::new(Flood(stop.clone()))).add_process(Arc::new(Nothing));
         let graph = builder.add_link("flood", "nothing").build()?;
         let began = Instant::now();
         match registry {
@@ -96,6 +97,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handled = registry.value("dapper_events_handled_total", &labels).unwrap_or_default();
     assert_eq!(handled as usize, EVENTS * (ROUNDS + 1), "every event is counted");
     let (low, median, high) = (ratios[ROUNDS / 4], ratios[ROUNDS / 2], ratios[ROUNDS * 3 / 4]);
-    println!("throughput while counting, of that without: median {median:.3}, quartiles {low:.3} and {high:.3}");
+    println!(
+        "throughput while counting, of that without: median {median:.3}, quartiles {low:.3} and {high:.3}"
+    );
     Ok(())
 }

@@ -40,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("dapper-testkit", &["dapper-core", "dapper-failpoints"]),
+    ("dapper-browser", &["dapper-testkit"]),
     (
         "dapper-repro",
         &[

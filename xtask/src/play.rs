@@ -20,8 +20,8 @@ impl Program {
     pub(crate) fn build(name: &'static str, release: bool, features: &[&'static str]) -> Result<Self> {
         let start = std::time::Instant::now();
         eprintln!("--- build");
-        let mut build =
-            vec!["build", "--package", "dapper-orchestrator-cli", "--package", "dapper-testkit", "--bins"];
+        let mut build = vec!["build", "--package", "dapper-orchestrator-cli", "--package", "dapper-testkit"];
+        build.extend(["--bin", "dapper", "--bin", name]);
         build.extend(release.then_some("--release"));
         build.extend(test::docker_feature());
         build.extend(features);

@@ -52,7 +52,7 @@ async fn run_pipeline(arguments: Run, backends: &Backends) -> anyhow::Result<()>
     let limits =
         Limits { concurrency: usize::from(arguments.concurrency), drain_deadline: arguments.drain_deadline };
     // Counting begins before there is anything to count.
-    let http = Http::listen(&arguments, &loaded).await?;
+    let http = Http::listen(&arguments, &loaded, backends).await?;
     let registry = backends.registry(&loaded)?;
     let inputs = tokio::select! {
         inputs = async {

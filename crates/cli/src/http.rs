@@ -14,8 +14,8 @@ use dapper_http::{
 };
 use dapper_orchestrator::{Orchestrator, OrchestratorError};
 use dapper_postgres::{
-    DeadLetterFilter, Names, ParkedEvent, Pulse, dead_letters, discard_dead_letters, operated_by,
-    parked_events, retry_dead_letters, retry_parked_event,
+    DeadLetterFilter, Names, ParkedEvent, State, Status, StatusReader, dead_letters, discard_dead_letters,
+    operated_by, parked_events, retry_dead_letters, retry_parked_event,
 };
 use secrecy::SecretString;
 use tokio::sync::Mutex;
@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use crate::app::operator;
 use crate::arguments::Run;
 use crate::assembly::Loaded;
-use crate::backends::postgres_inputs;
+use crate::backends::{Backends, postgres_inputs};
 
 /// Where the token for actions may be, besides a file.
 const TOKEN_VARIABLE: &str = "DAPPER_HTTP_TOKEN";
@@ -37,7 +37,11 @@ pub(crate) struct Http {
 
 impl Http {
     /// Listens where the command line says so, before anything is made that counts.
-    pub(crate) async fn listen(arguments: &Run, loaded: &Loaded) -> anyhow::Result<Option<Self>> {
+    pub(crate) async fn listen(
+        arguments: &Run,
+        loaded: &Loaded,
+        backends: &Backends,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(address) = arguments.http else {
             let unused = [
                 (arguments.http_token_file.is_some(), "--http-token-file"),
@@ -62,7 +66,7 @@ impl Http {
                 "HTTP is open to the network: whoever reaches it sees the pipeline's keys and errors"
             );
         }
-        let source = Arc::new(Databases::of(loaded)?);
+        let source = Arc::new(Databases::of(loaded, backends)?);
         Ok(Some(Self { server, registry, source }))
     }
 
@@ -145,16 +149,17 @@ struct Databases {
 
 struct Database {
     config: InputConfig,
-    pulse: Mutex<Pulse>,
+    reader: Mutex<StatusReader>,
 }
 
 impl Databases {
-    fn of(loaded: &Loaded) -> anyhow::Result<Self> {
+    fn of(loaded: &Loaded, backends: &Backends) -> anyhow::Result<Self> {
+        let leases = backends.leases(loaded)?;
         let mut inputs = HashMap::new();
         for section in postgres_inputs(&loaded.pipeline) {
             let config = section.config.clone();
-            let pulse = Mutex::new(Pulse::new(&config)?);
-            inputs.insert(Names::new(&config.name).id, Database { config, pulse });
+            let reader = Mutex::new(StatusReader::new(&config, leases.manager(&config)?)?);
+            inputs.insert(Names::new(&config.name).id, Database { config, reader });
         }
         Ok(Self { inputs })
     }
@@ -173,19 +178,12 @@ fn told(error: dapper_postgres::PostgresError) -> SourceError {
 impl Source for Databases {
     async fn observe(&self, input: &str) -> Result<Option<Observation>, SourceError> {
         let Some(database) = self.inputs.get(input) else { return Ok(None) };
-        let beat = database.pulse.lock().await.beat().await.map_err(told)?;
-        Ok(Some(Observation {
-            token: beat.token,
-            version: beat.version,
-            lag_changes: beat.lag_changes,
-            lag_seconds: beat.lag_seconds,
-            parked_keys: beat.parked_keys,
-            dead_letters: beat.dead_letters,
-        }))
-    }
-
-    async fn status(&self, _: &str) -> Result<Option<serde_json::Value>, SourceError> {
-        Ok(None)
+        let status = database.reader.lock().await.look().await;
+        // The lock store counts: a standby that does not reach it could not take over.
+        if status.cursor.is_none() || status.state == State::Unreachable {
+            return Err(SourceError(status.reason));
+        }
+        Ok(Some(observation(&status)))
     }
 
     async fn letters(&self, input: &str, limit: u32) -> Result<(Vec<Letter>, Vec<Letter>), SourceError> {
@@ -224,6 +222,21 @@ impl Source for Databases {
         // Whoever has the token is not known by name.
         let who = format!("the page of {}", operator());
         operated_by(who, act).await.map_err(told)
+    }
+}
+
+fn observation(status: &Status) -> Observation {
+    let (cursor, lag) = (status.cursor, status.lag.unwrap_or_default());
+    Observation {
+        token: cursor.map_or(0, |cursor| cursor.token),
+        handled: cursor.map_or(0, |cursor| cursor.handled),
+        lag_changes: lag.changes,
+        lag_seconds: lag.seconds,
+        parked_keys: status.parked.as_ref().map_or(0, |parked| parked.keys.count),
+        dead_letters: status.dead_letters.map_or(0, |dead| dead.letters.count),
+        missed: status.missed.unwrap_or_default(),
+        paused: !status.pauses.is_empty(),
+        status: serde_json::to_value(status).unwrap_or_default(),
     }
 }
 

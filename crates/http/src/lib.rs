@@ -15,7 +15,6 @@
 //! # #[async_trait::async_trait]
 //! # impl Source for Nothing {
 //! #     async fn observe(&self, _: &str) -> Result<Option<Observation>, SourceError> { Ok(None) }
-//! #     async fn status(&self, _: &str) -> Result<Option<serde_json::Value>, SourceError> { Ok(None) }
 //! #     async fn letters(&self, _: &str, _: u32) -> Result<(Vec<Letter>, Vec<Letter>), SourceError> { Ok(Default::default()) }
 //! #     async fn act(&self, _: Action, _: Kind, _: &str, _: i64) -> Result<u64, SourceError> { Ok(0) }
 //! # }

@@ -7,7 +7,7 @@ use serde::Serialize;
 /// A cursor with something to do that does not move for so long is stalled.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(3_000);
 /// A database that has not answered for so long is out of reach.
-pub(crate) const SILENT_AFTER: Duration = Duration::from_millis(3_000);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_millis(3_500);
 /// So many failures of a process, with no success since the first, are more than bad luck.
 pub(crate) const FAILING_AFTER: u64 = 3;
 
@@ -47,6 +47,8 @@ pub(crate) struct Seen {
     pub(crate) lag_changes: u64,
     /// How long the cursor has not moved while there were some.
     pub(crate) unmoved_for: Duration,
+    /// Somebody has paused it, or a process of it: that it does not move is as it should be.
+    pub(crate) paused: bool,
     /// Keys that are parked.
     pub(crate) parked_keys: u64,
     /// Processes of which every run since the last success failed: how many, and the last error.
@@ -81,6 +83,9 @@ pub(crate) fn judge(seen: &Seen) -> Option<String> {
 }
 
 fn stalled(seen: &Seen) -> Option<String> {
+    if seen.paused {
+        return None;
+    }
     let failing = seen.failing.first().map(|failing| format!("; {}", failure(failing))).unwrap_or_default();
     if seen.in_flight > 0 && seen.unsettled_for >= STALLED_AFTER {
         return Some(format!(
@@ -123,6 +128,7 @@ mod tests {
             unsettled_for: Duration::from_secs(60),
             lag_changes: 0,
             unmoved_for: Duration::from_secs(60),
+            paused: false,
             parked_keys: 0,
             failing: Vec::new(),
         }

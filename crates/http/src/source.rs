@@ -21,9 +21,9 @@ pub struct Graph {
 pub struct Observation {
     /// The fencing token of whoever reads.
     pub token: u64,
-    /// Grows with every move of the cursor.
-    pub version: u64,
-    /// Changes that are not recorded as handled.
+    /// Events that were handled or parked, ever.
+    pub handled: u64,
+    /// Changes that are not handled.
     pub lag_changes: u64,
     /// Age of the oldest of them.
     pub lag_seconds: f64,
@@ -31,6 +31,12 @@ pub struct Observation {
     pub parked_keys: u64,
     /// Dead letters.
     pub dead_letters: u64,
+    /// Statements that passed unrecorded.
+    pub missed: u64,
+    /// Whether somebody has paused the input or a process.
+    pub paused: bool,
+    /// All of what `dapper status --json` says of the input.
+    pub status: serde_json::Value,
 }
 
 /// An event that waits at a process for its next try, or had its last.
@@ -90,9 +96,6 @@ pub struct SourceError(pub String);
 pub trait Source: Send + Sync {
     /// Looks at the database of one input; `None` when it has none that anybody could look at.
     async fn observe(&self, input: &str) -> Result<Option<Observation>, SourceError>;
-
-    /// What `dapper status` would say, per input; `None` when it would say nothing.
-    async fn status(&self, input: &str) -> Result<Option<serde_json::Value>, SourceError>;
 
     /// The oldest parked events and dead letters of an input, `limit` of each at the most.
     async fn letters(&self, input: &str, limit: u32) -> Result<(Vec<Letter>, Vec<Letter>), SourceError>;

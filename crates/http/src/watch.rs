@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dapper_core::CancellationToken;
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -19,7 +20,7 @@ use crate::source::{Graph, Observation, Source, SourceError};
 /// How often the database of an input is looked at.
 const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// How long such a look may take.
-const OBSERVE_LIMIT: Duration = Duration::from_millis(1_500);
+const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 /// How often the counters are looked at.
 const COUNT_EVERY: Duration = Duration::from_millis(500);
 /// Of so many looks at the counters one is remembered.
@@ -51,7 +52,7 @@ struct Watched {
     /// Whether there is a database to look at.
     observed: bool,
     observation: Option<Observation>,
-    status: Option<Value>,
+    meter: Meter,
     answered: Instant,
     said: Option<String>,
     /// When the cursor last moved, or had nothing to do.
@@ -60,6 +61,15 @@ struct Watched {
     /// When a batch was last settled, or none was there.
     settled_at: Instant,
     reason: Option<String>,
+}
+
+/// What the last look at the database found, for `/metrics`.
+struct Meter {
+    lag_changes: Gauge,
+    lag_seconds: Gauge,
+    parked_keys: Gauge,
+    dead_letters: Gauge,
+    missed: Counter,
 }
 
 /// The runs of one process that failed since the last that did not.
@@ -82,7 +92,6 @@ pub(crate) struct InputView {
     pub(crate) cursor: Option<Observation>,
     /// Age of `cursor`.
     pub(crate) observed_ms_ago: Option<u64>,
-    pub(crate) database: Option<Value>,
 }
 
 /// A process as requests see it.
@@ -106,7 +115,7 @@ impl Watch {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let inputs = graph.inputs.iter().map(|id| (id.clone(), Watched::new(now))).collect();
+        let inputs = graph.inputs.iter().map(|id| (id.clone(), Watched::new(id, now))).collect();
         let processes = graph.processes.iter().map(|id| (id.clone(), Failures::default())).collect();
         let routes = Routes::of(&graph);
         let state = State { inputs, processes, history: History::default() };
@@ -179,14 +188,7 @@ impl Watch {
             ticks.tick().await;
             let look = timeout(OBSERVE_LIMIT, self.source.observe(&input)).await;
             let observed = look.unwrap_or_else(|_| Err(slow()));
-            let reached = observed.is_ok();
             self.observed(&input, observed);
-            if reached {
-                let status = timeout(OBSERVE_LIMIT, self.source.status(&input)).await;
-                if let (Ok(Ok(status)), Some(watched)) = (status, self.lock().inputs.get_mut(&input)) {
-                    watched.status = status;
-                }
-            }
         }
     }
 
@@ -199,9 +201,11 @@ impl Watch {
             Ok(None) => watched.observed = false,
             Ok(Some(seen)) => {
                 (watched.answered, watched.said) = (now, None);
+                watched.meter.write(&seen);
                 let before = watched.observation.replace(seen.clone());
                 if seen.lag_changes == 0
-                    || before.as_ref().is_none_or(|before| before.version != seen.version)
+                    || seen.paused
+                    || before.as_ref().is_none_or(|before| before.handled != seen.handled)
                 {
                     watched.moved = now;
                 }
@@ -321,6 +325,7 @@ impl Watch {
             unsettled_for: now - watched.settled_at,
             lag_changes: seen.map_or(0, |seen| seen.lag_changes),
             unmoved_for: now - watched.moved,
+            paused: seen.is_some_and(|seen| seen.paused),
             parked_keys: seen.map_or(0, |seen| seen.parked_keys),
             failing: failing.collect(),
         });
@@ -332,7 +337,6 @@ impl Watch {
             in_flight,
             cursor: seen.cloned(),
             observed_ms_ago: seen.map(|_| (now - watched.answered).as_millis() as u64),
-            database: watched.status.clone(),
         }
     }
 
@@ -356,13 +360,13 @@ impl Watch {
 }
 
 impl Watched {
-    fn new(now: Instant) -> Self {
+    fn new(id: &str, now: Instant) -> Self {
         Self {
             role: Role::Starting,
             last_error: None,
             observed: true,
             observation: None,
-            status: None,
+            meter: Meter::of(id),
             answered: now,
             said: None,
             moved: now,
@@ -371,6 +375,46 @@ impl Watched {
             reason: None,
         }
     }
+}
+
+impl Meter {
+    fn of(input: &str) -> Self {
+        describe();
+        let labels = [("input", input.to_owned())];
+        Self {
+            lag_changes: gauge!("dapper_cursor_lag_changes", &labels),
+            lag_seconds: gauge!("dapper_cursor_lag_seconds", &labels),
+            parked_keys: gauge!("dapper_parked_keys", &labels),
+            dead_letters: gauge!("dapper_dead_letters", &labels),
+            missed: counter!("dapper_statements_missed_total", &labels),
+        }
+    }
+
+    fn write(&self, seen: &Observation) {
+        self.lag_changes.set(seen.lag_changes as f64);
+        self.lag_seconds.set(seen.lag_seconds);
+        self.parked_keys.set(seen.parked_keys as f64);
+        self.dead_letters.set(seen.dead_letters as f64);
+        self.missed.absolute(seen.missed);
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "dapper_cursor_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest change that is not handled, by the database's clock; 0 when there is none."
+    );
+    describe_gauge!(
+        "dapper_cursor_lag_changes",
+        "Changes that are not handled; reckoned where there are thousands."
+    );
+    describe_gauge!("dapper_parked_keys", "Keys that are parked, each at a process.");
+    describe_gauge!("dapper_dead_letters", "Dead letters.");
+    describe_counter!(
+        "dapper_statements_missed_total",
+        "Statements that passed unrecorded, since the installation."
+    );
 }
 
 impl Failures {

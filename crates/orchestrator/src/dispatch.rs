@@ -3,11 +3,12 @@
 //! One mutex guards what may run and what waits; it is never held while a process runs or anything is awaited.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builder::ProcessNode;
 use crate::error::{FailureCause, OrchestratorError, one_line};
-use crate::lanes::Lanes;
+use crate::lanes::{Aged, Lanes};
 use crate::meter::{Meter, Tally};
 use crate::plan::Plan;
 use crate::report::Reporter;
@@ -29,6 +30,10 @@ use crate::ticket::{At, InputRun, Job, Onward, Retry, Ticket};
 
 /// How many jobs enter under one hold of the lock.
 const ENTER_AT_ONCE: usize = 1024;
+/// How many jobs a worker takes at once, at most. It takes more than one only while they end without waiting.
+const TAKE_AT_ONCE: usize = 64;
+/// A worker that has been at what it took for so long gives the rest back, for other workers to do at the same time.
+const TAKEN_FOR: Duration = Duration::from_micros(100);
 /// How much of a failure's text is stored with an event.
 const MOST_ERROR_CHARACTERS: usize = 2_000;
 /// How often events that wait for a retry are asked whether they are still valid.
@@ -46,6 +51,8 @@ pub(crate) struct Pool {
     work: Notify,
     /// Wakes the timer: a deadline was added, or the phase changed.
     deadlines: Notify,
+    /// Set with [`Phase::Closed`], for workers to see before each job.
+    closed: AtomicBool,
     /// Cuts off the runs that are under way.
     cut_off: CancellationToken,
 }
@@ -100,6 +107,7 @@ impl Pool {
             }),
             work: Notify::new(),
             deadlines: Notify::new(),
+            closed: AtomicBool::new(false),
             cut_off: CancellationToken::new(),
         }
     }
@@ -199,6 +207,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.phase = Phase::Closed;
+        self.closed.store(true, Ordering::Release);
         let given_up =
             (std::mem::replace(&mut state.lanes, Lanes::new()), std::mem::take(&mut state.waiting));
         drop(state);
@@ -216,19 +225,69 @@ impl Pool {
     /// One worker: runs jobs until the pool is closed.
     pub(crate) async fn work(&self) {
         let mut tally = self.meter.tally();
-        let mut done = None;
+        let (mut taken, mut done, mut most) = (VecDeque::new(), Vec::new(), 1);
         loop {
-            let job = match self.settle_and_take(done.take()) {
-                Some(job) => job,
-                None => match self.wait_for_job(&mut tally).await {
-                    Some(job) => job,
-                    None => return,
-                },
+            self.settle_and_take(&mut done, &mut taken, most);
+            if taken.is_empty() && !self.wait_for_job(&mut taken, &mut tally).await {
+                return;
+            }
+            let all = taken.len();
+            let waited = self.run_taken(&mut taken, &mut done, &mut tally).await;
+            most = match waited {
+                true => 1,
+                false if all == most => (most * 2).min(TAKE_AT_ONCE),
+                false => most,
             };
+        }
+    }
+
+    /// Runs what was taken, one after the other, and gives back what is left as soon as one has to wait, or they have
+    /// taken long: then it returns true.
+    async fn run_taken(
+        &self,
+        taken: &mut VecDeque<Aged<Job>>,
+        done: &mut Vec<Outcome>,
+        tally: &mut Tally<'_>,
+    ) -> bool {
+        let since = Instant::now();
+        while let Some(aged) = taken.pop_front() {
             // Processes that never wait must not keep the runtime from everything else, such as renewing a lease.
             tokio::task::coop::consume_budget().await;
-            done = Some(self.run(job, &mut tally).await);
+            if self.closed.load(Ordering::Acquire) {
+                done.push(Outcome::Abandoned(aged.job));
+                continue;
+            }
+            let mut run = pin!(self.run(aged.job, tally));
+            if let Poll::Ready(outcome) = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await {
+                done.push(outcome);
+                if taken.is_empty() || since.elapsed() < TAKEN_FOR {
+                    continue;
+                }
+                self.give_back(taken);
+                return true;
+            }
+            self.give_back(taken);
+            self.settle_and_take(done, taken, 0);
+            done.push(run.await);
+            return true;
         }
+        false
+    }
+
+    fn give_back(&self, taken: &mut VecDeque<Aged<Job>>) {
+        if taken.is_empty() {
+            return;
+        }
+        let mut refused = Vec::new();
+        let mut state = self.lock();
+        for aged in taken.drain(..) {
+            if state.phase == Phase::Closed {
+                refused.push(aged);
+            } else {
+                state.lanes.give_back(aged);
+            }
+        }
+        self.wake_workers(state);
     }
 
     /// The timer: makes jobs runnable when their next attempt is due, until the pool is closed.
@@ -306,7 +365,8 @@ impl Pool {
         }
     }
 
-    async fn wait_for_job(&self, tally: &mut Tally<'_>) -> Option<Job> {
+    /// Waits for a job and takes it; false when the pool is closed.
+    async fn wait_for_job(&self, taken: &mut VecDeque<Aged<Job>>, tally: &mut Tally<'_>) -> bool {
         tally.write();
         self.meter.queued.set(0.0);
         loop {
@@ -316,10 +376,11 @@ impl Pool {
             {
                 let mut state = self.lock();
                 if state.phase == Phase::Closed {
-                    return None;
+                    return false;
                 }
-                if let Some(job) = state.lanes.take() {
-                    return Some(job);
+                if let Some(aged) = state.lanes.take() {
+                    taken.push_back(aged);
+                    return true;
                 }
                 state.idle += 1;
             }
@@ -328,31 +389,45 @@ impl Pool {
         }
     }
 
-    /// Writes down what became of one job, and takes the next, under one hold of the lock.
-    fn settle_and_take(&self, done: Option<Outcome>) -> Option<Job> {
-        let onward = match &done {
-            Some(Outcome::Handled(job)) => self.onward(job),
-            _ => Vec::new(),
-        };
+    /// Writes down what became of jobs, and takes up to so many others, under one hold of the lock.
+    fn settle_and_take(&self, done: &mut Vec<Outcome>, taken: &mut VecDeque<Aged<Job>>, most: usize) {
+        let mut onward = Vec::new();
+        for outcome in done.iter() {
+            if let Outcome::Handled(job) = outcome {
+                self.onward(job, &mut onward);
+            }
+        }
         // Jobs are dropped after the lock is: the last one of an event wakes its input.
         let mut refused = Vec::new();
-        let mut finished = None;
         let mut state = self.lock();
-        match done {
-            None => {}
-            Some(Outcome::Handled(job)) => {
-                for job in onward {
-                    refused.extend(state.enter(job));
-                }
+        for job in onward {
+            refused.extend(state.enter(job));
+        }
+        let mut finished = Vec::with_capacity(done.len());
+        for outcome in done.drain(..) {
+            self.settle(&mut state, outcome, &mut refused, &mut finished);
+        }
+        if state.phase != Phase::Closed {
+            // As many as leave the other workers the same.
+            let share = most.min(state.lanes.runnable() / (state.idle + 1) + 1);
+            taken.extend(std::iter::from_fn(|| state.lanes.take()).take(share.min(most)));
+        }
+        self.wake_workers(state);
+        drop((refused, finished));
+    }
+
+    fn settle(&self, state: &mut State, outcome: Outcome, refused: &mut Vec<Job>, finished: &mut Vec<Job>) {
+        match outcome {
+            Outcome::Handled(job) => {
                 state.lanes.release(job.lane);
                 job.ticket.settle(self.plan.routes[job.route as usize].local, &[]);
-                finished = Some(job);
+                finished.push(job);
             }
-            Some(Outcome::Abandoned(job) | Outcome::Stored(job)) => {
+            Outcome::Abandoned(job) | Outcome::Stored(job) => {
                 state.lanes.release(job.lane);
-                finished = Some(job);
+                finished.push(job);
             }
-            Some(Outcome::Failed(job, delay)) => match state.phase {
+            Outcome::Failed(job, delay) => match state.phase {
                 Phase::Running => {
                     let key = (Instant::now() + delay, state.entered_waiting);
                     state.entered_waiting += 1;
@@ -367,19 +442,14 @@ impl Pool {
                     } else {
                         refused.extend(state.lanes.close(job.lane));
                     }
-                    finished = Some(job);
+                    finished.push(job);
                 }
             },
         }
-        let next = if state.phase == Phase::Closed { None } else { state.lanes.take() };
-        self.wake_workers(state);
-        drop((refused, finished));
-        next
     }
 
-    /// The jobs that become possible because `job` was handled.
-    fn onward(&self, job: &Job) -> Vec<Job> {
-        let mut jobs = Vec::new();
+    /// Adds the jobs that become possible because `job` was handled.
+    fn onward(&self, job: &Job, jobs: &mut Vec<Job>) {
         for &next in &self.plan.routes[job.route as usize].next {
             let route = &self.plan.routes[next as usize];
             let onward = job.ticket.onward(route.local, route.before);
@@ -392,7 +462,6 @@ impl Pool {
             }
             jobs.push(next);
         }
-        jobs
     }
 
     async fn run(&self, job: Job, tally: &mut Tally<'_>) -> Outcome {

@@ -15,8 +15,12 @@ pub(crate) type LaneId = u64;
 /// so a key with many events must not fall behind the others.
 #[derive(Debug)]
 pub(crate) struct Lanes<J> {
-    occupied: HashMap<LaneId, Lane<J>, BuildHasherDefault<Prehashed>>,
-    runnable: BinaryHeap<Aged<J>>,
+    /// What stands behind the holder of a lane, if anything does.
+    occupied: HashMap<LaneId, Option<Box<Lane<J>>>, BuildHasherDefault<Prehashed>>,
+    /// Runnable since they entered, so in order of age.
+    entered_runnable: VecDeque<Aged<J>>,
+    /// Runnable since the one before them was done, or again.
+    became_runnable: BinaryHeap<Aged<J>>,
     entered: u64,
 }
 
@@ -28,9 +32,9 @@ struct Lane<J> {
 
 /// A job and when it entered; the greatest is the oldest.
 #[derive(Debug)]
-struct Aged<J> {
+pub(crate) struct Aged<J> {
     entered: u64,
-    job: J,
+    pub(crate) job: J,
 }
 
 impl<J> Ord for Aged<J> {
@@ -55,7 +59,12 @@ impl<J> Eq for Aged<J> {}
 
 impl<J> Lanes<J> {
     pub(crate) fn new() -> Self {
-        Self { occupied: HashMap::default(), runnable: BinaryHeap::new(), entered: 0 }
+        Self {
+            occupied: HashMap::default(),
+            entered_runnable: VecDeque::new(),
+            became_runnable: BinaryHeap::new(),
+            entered: 0,
+        }
     }
 
     /// Adds a job at the end of its lane. Gives it back when the lane is closed.
@@ -64,35 +73,47 @@ impl<J> Lanes<J> {
         let aged = Aged { entered: self.entered, job };
         match self.occupied.entry(lane) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Lane { behind: VecDeque::new(), closed: false });
-                self.runnable.push(aged);
+                vacant.insert(None);
+                self.entered_runnable.push_back(aged);
                 None
             }
-            Entry::Occupied(lane) if lane.get().closed => Some(aged.job),
             Entry::Occupied(mut lane) => {
-                lane.get_mut().behind.push_back(aged);
+                let lane = lane.get_mut().get_or_insert_with(Lane::new);
+                if lane.closed {
+                    return Some(aged.job);
+                }
+                lane.behind.push_back(aged);
                 None
             }
         }
     }
 
     /// The oldest runnable job. It holds its lane until [`release`](Self::release).
-    pub(crate) fn take(&mut self) -> Option<J> {
-        self.runnable.pop().map(|aged| aged.job)
+    pub(crate) fn take(&mut self) -> Option<Aged<J>> {
+        match (self.entered_runnable.front(), self.became_runnable.peek()) {
+            (Some(entered), Some(became)) if entered.entered > became.entered => self.became_runnable.pop(),
+            (Some(_), _) => self.entered_runnable.pop_front(),
+            (None, _) => self.became_runnable.pop(),
+        }
+    }
+
+    /// Makes a lane's holder, which was taken and not begun, runnable again, at its place.
+    pub(crate) fn give_back(&mut self, aged: Aged<J>) {
+        self.became_runnable.push(aged);
     }
 
     /// Makes a lane's holder, which was taken and not released, runnable again, before all others.
     pub(crate) fn resume(&mut self, job: J) {
-        self.runnable.push(Aged { entered: 0, job });
+        self.became_runnable.push(Aged { entered: 0, job });
     }
 
     /// The lane's holder is done: the one behind it becomes runnable.
     pub(crate) fn release(&mut self, lane: LaneId) {
         let Entry::Occupied(mut entry) = self.occupied.entry(lane) else { return };
-        match entry.get_mut().behind.pop_front() {
-            Some(aged) => self.runnable.push(aged),
-            None if entry.get().closed => {}
-            None => drop(entry.remove()),
+        match entry.get_mut().as_mut().map(|lane| (lane.behind.pop_front(), lane.closed)) {
+            Some((Some(aged), _)) => self.became_runnable.push(aged),
+            Some((None, true)) => {}
+            Some((None, false)) | None => drop(entry.remove()),
         }
     }
 
@@ -100,6 +121,7 @@ impl<J> Lanes<J> {
     pub(crate) fn close(&mut self, lane: LaneId) -> Vec<J> {
         match self.occupied.get_mut(&lane) {
             Some(lane) => {
+                let lane = lane.get_or_insert_with(Lane::new);
                 lane.closed = true;
                 std::mem::take(&mut lane.behind).into_iter().map(|aged| aged.job).collect()
             }
@@ -109,7 +131,13 @@ impl<J> Lanes<J> {
 
     /// How many jobs are runnable.
     pub(crate) fn runnable(&self) -> usize {
-        self.runnable.len()
+        self.entered_runnable.len() + self.became_runnable.len()
+    }
+}
+
+impl<J> Lane<J> {
+    fn new() -> Box<Self> {
+        Box::new(Self { behind: VecDeque::new(), closed: false })
     }
 }
 
@@ -135,6 +163,10 @@ impl Hasher for Prehashed {
 mod tests {
     use super::*;
 
+    fn take<J>(lanes: &mut Lanes<J>) -> Option<J> {
+        lanes.take().map(|aged| aged.job)
+    }
+
     #[test]
     fn a_lane_runs_one_at_a_time_in_order_and_the_oldest_goes_first() {
         let mut lanes = Lanes::new();
@@ -142,15 +174,15 @@ mod tests {
             assert_eq!(lanes.enter(lane, job), None);
         }
         assert_eq!(lanes.runnable(), 3);
-        assert_eq!(lanes.take(), Some("a1"));
+        assert_eq!(take(&mut lanes), Some("a1"));
         lanes.release(1);
-        assert_eq!(lanes.take(), Some("a2"), "a2 is older than b1");
-        assert_eq!((lanes.take(), lanes.take()), (Some("b1"), Some("c1")));
-        assert_eq!(lanes.take(), None, "a3 waits for a2");
+        assert_eq!(take(&mut lanes), Some("a2"), "a2 is older than b1");
+        assert_eq!((take(&mut lanes), take(&mut lanes)), (Some("b1"), Some("c1")));
+        assert_eq!(take(&mut lanes), None, "a3 waits for a2");
         lanes.resume("a2");
-        assert_eq!((lanes.take(), lanes.take()), (Some("a2"), None), "a retried job keeps its lane");
+        assert_eq!((take(&mut lanes), take(&mut lanes)), (Some("a2"), None), "a retried job keeps its lane");
         lanes.release(1);
-        assert_eq!(lanes.take(), Some("a3"));
+        assert_eq!(take(&mut lanes), Some("a3"));
         for lane in [1, 2, 3] {
             lanes.release(lane);
         }
@@ -163,12 +195,28 @@ mod tests {
         for job in ["a1", "a2", "a3"] {
             lanes.enter(1, job);
         }
-        lanes.take();
+        take(&mut lanes);
         assert_eq!(lanes.close(1), ["a2", "a3"]);
         assert_eq!(lanes.enter(1, "a4"), Some("a4"));
         lanes.release(1);
         assert_eq!(lanes.enter(1, "a5"), Some("a5"), "closed for good");
         assert_eq!(lanes.enter(2, "b1"), None);
-        assert_eq!(lanes.take(), Some("b1"));
+        assert_eq!(take(&mut lanes), Some("b1"));
+    }
+
+    #[test]
+    fn what_is_given_back_keeps_its_place() {
+        let mut lanes = Lanes::new();
+        for (lane, job) in [(1, "a1"), (2, "b1"), (1, "a2"), (3, "c1")] {
+            lanes.enter(lane, job);
+        }
+        let (first, second) = (lanes.take().unwrap(), lanes.take().unwrap());
+        lanes.release(1);
+        lanes.give_back(second);
+        assert_eq!((first.job, lanes.runnable()), ("a1", 3));
+        assert_eq!(
+            [take(&mut lanes), take(&mut lanes), take(&mut lanes)],
+            [Some("b1"), Some("a2"), Some("c1")]
+        );
     }
 }

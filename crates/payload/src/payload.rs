@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::iter::FusedIterator;
 
-use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
 use crate::ChangeKind;
@@ -145,14 +144,16 @@ impl<'a> Change<'a> {
     pub fn key_json(&self) -> Option<Box<RawValue>> {
         let id = self.id?;
         // The parser has seen to it that there are as many values as columns, so none of this fails.
-        match self.key_columns {
-            [] => None,
-            columns @ [_] => serde_json::value::to_raw_value(&Key { columns, values: &[id] }).ok(),
+        let text = match self.key_columns {
+            [] => return None,
+            [column] => key_text([(&**column, id.get())], column.len() + id.get().len()),
             columns => {
                 let values: Vec<&RawValue> = serde_json::from_str(id.get()).ok()?;
-                serde_json::value::to_raw_value(&Key { columns, values: &values }).ok()
+                let pairs = columns.iter().zip(values).map(|(column, value)| (&**column, value.get()));
+                key_text(pairs, columns.iter().map(|column| column.len()).sum::<usize>() + id.get().len())
             }
-        }
+        };
+        RawValue::from_string(text).ok()
     }
 
     /// The row before the change, as it was written, when the text has it.
@@ -221,22 +222,26 @@ fn compacted(value: &RawValue) -> Box<RawValue> {
     }
 }
 
-struct Key<'a> {
-    columns: &'a [Cow<'a, str>],
-    values: &'a [&'a RawValue],
-}
-
-impl Serialize for Key<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.columns.len()))?;
-        for (column, value) in self.columns.iter().zip(self.values) {
-            match compact(value.get()) {
-                Cow::Borrowed(_) => map.serialize_entry(column, value)?,
-                Cow::Owned(text) => {
-                    map.serialize_entry(column, &RawValue::from_string(text).map_err(S::Error::custom)?)?;
-                }
-            }
+/// A compact JSON object of these columns and JSON values, which take so many bytes together.
+fn key_text<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>, bytes: usize) -> String {
+    // Of one column without escapes and whitespace it is the exact length, so that nothing is copied again.
+    let mut text = String::with_capacity(bytes + "{\"\":}".len());
+    text.push('{');
+    for (column, value) in pairs {
+        if text.len() > 1 {
+            text.push(',');
         }
-        map.end()
+        let is_plain = |byte: u8| byte >= b' ' && byte != b'"' && byte != b'\\';
+        if column.bytes().all(is_plain) {
+            text.push('"');
+            text.push_str(column);
+            text.push('"');
+        } else {
+            text.push_str(&serde_json::Value::from(column).to_string());
+        }
+        text.push(':');
+        text.push_str(&compact(value));
     }
+    text.push('}');
+    text
 }

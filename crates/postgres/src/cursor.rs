@@ -10,10 +10,15 @@ use crate::progress::{Claimed, Position};
 use crate::session::{Server, bounded};
 use crate::snapshot::Snapshot;
 
+/// The row is mostly written at its place: by its key, each write would walk past the dead versions that an open transaction
+/// keeps. Every so many writes it goes by the key, since only that lets the server clear away those that nobody keeps.
+const BY_KEY_EVERY: i64 = 16;
+
 /// The statements on the cursor row, prepared on one session.
 pub(crate) struct CursorStatements {
     seal: Statement,
     save: Statement,
+    save_at: Statement,
     schema: String,
 }
 
@@ -27,6 +32,9 @@ pub(crate) struct Grant {
 /// The cursor row in the hands of one holder.
 pub(crate) struct Cursor {
     save: Statement,
+    save_at: Statement,
+    /// Where the row's current version is, if that is known.
+    place: Option<String>,
     token: i64,
     version: i64,
     schema: String,
@@ -49,16 +57,17 @@ impl CursorStatements {
     pub(crate) async fn prepare(client: &Client, schema: &str) -> Result<Self, PostgresError> {
         let quoted = quote_identifier(schema);
         let seal = bounded("preparing", client.prepare(&seal_sql(&quoted))).await?;
-        let save = bounded("preparing", client.prepare(&save_sql(&quoted))).await?;
+        let save = bounded("preparing", client.prepare(&save_sql(&quoted, false))).await?;
+        let save_at = bounded("preparing", client.prepare(&save_sql(&quoted, true))).await?;
         // Run once for no row, since no token is negative: the plans are made and what they need is at hand.
         let zero = StoreId::EPHEMERAL.to_string();
         let nobody: [&(dyn ToSql + Sync); 6] = [&0_i64, &0_i64, &false, &zero, &false, &0_i64];
         bounded("warming up", client.query_opt(&seal, &nobody)).await?;
-        let none = None::<&str>;
+        let (prev, none) = (Snapshot { xmin: 1, xmax: 1, xip: Vec::new() }, None::<Snapshot>);
         let nothing: [&(dyn ToSql + Sync); 10] =
-            [&none, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false, &0_i64];
+            [&prev, &none, &0_i64, &none, &0_i64, &0_i32, &-1_i64, &0_i64, &false, &0_i64];
         bounded("warming up", client.query_opt(&save, &nothing)).await?;
-        Ok(Self { seal, save, schema: schema.to_owned() })
+        Ok(Self { seal, save, save_at, schema: schema.to_owned() })
     }
 }
 
@@ -77,7 +86,7 @@ impl Cursor {
         server: &Server,
         grant: Grant,
     ) -> Result<Sealed, PostgresError> {
-        let CursorStatements { seal, save, schema } = statements;
+        let CursorStatements { seal, save, save_at, schema } = statements;
         let token = to_sql(grant.token.get())?;
         let store = grant.store.to_string();
         let ephemeral = grant.store == StoreId::EPHEMERAL;
@@ -96,14 +105,8 @@ impl Cursor {
                 seal(true).await?.ok_or_else(fenced)?
             }
         };
-        let cursor = Self {
-            save,
-            token: row.get("token"),
-            version: row.get("version"),
-            schema,
-            handled: 0,
-            recorded: 0,
-        };
+        let (token, version) = (row.get("token"), row.get("version"));
+        let cursor = Self { save, save_at, place: None, token, version, schema, handled: 0, recorded: 0 };
         let crashes = row.get::<_, i32>("crashes").unsigned_abs();
         Ok(Sealed { position: position(&row)?, cursor, promoted_from, crashes })
     }
@@ -135,36 +138,38 @@ impl Cursor {
         position: &Position,
         durable: bool,
     ) -> Result<(), PostgresError> {
-        let prev = position.prev.to_string();
-        let target = position.target.as_ref().map(ToString::to_string);
-        let claimed = position.claimed.as_ref().map(|claimed| claimed.snapshot.to_string());
+        let claimed = position.claimed.as_ref().map(|claimed| &claimed.snapshot);
         let claimed_seq = position.claimed.as_ref().map_or(0, |claimed| claimed.seq);
         let attempt = i32::try_from(position.attempt).unwrap_or(i32::MAX);
-        let written = bounded(
-            "writing the cursor",
-            client.query_opt(
-                &self.save,
-                &[
-                    &prev,
-                    &target,
-                    &position.done,
-                    &claimed,
-                    &claimed_seq,
-                    &attempt,
-                    &self.token,
-                    &self.version,
-                    &!durable,
-                    &(self.handled.saturating_sub(self.recorded)),
-                ],
-            ),
-        )
-        .await?;
-        if written.is_some() {
-            self.version += 1;
-            self.recorded = self.handled;
-            return Ok(());
+        let fast = !durable;
+        let handled = self.handled.saturating_sub(self.recorded);
+        let parameters: [&(dyn ToSql + Sync); 10] = [
+            &position.prev,
+            &position.target,
+            &position.done,
+            &claimed,
+            &claimed_seq,
+            &attempt,
+            &self.token,
+            &self.version,
+            &fast,
+            &handled,
+        ];
+        let mut written = None;
+        let place = self.place.take();
+        if let Some(place) = place.filter(|_| self.version % BY_KEY_EVERY != 0) {
+            let parameters: Vec<_> = parameters.into_iter().chain([&place as &(dyn ToSql + Sync)]).collect();
+            written = bounded("writing the cursor", client.query_opt(&self.save_at, &parameters)).await?;
         }
-        Err(self.fenced(client).await)
+        if written.is_none() {
+            // It has moved, or is another's.
+            written = bounded("writing the cursor", client.query_opt(&self.save, &parameters)).await?;
+        }
+        let Some(row) = written else { return Err(self.fenced(client).await) };
+        self.place = Some(row.get(0));
+        self.version += 1;
+        self.recorded = self.handled;
+        Ok(())
     }
 
     /// How many events this holder has seen handled or parked; recorded with the next write of the row.
@@ -284,7 +289,9 @@ fn seal_sql(schema: &str) -> String {
     )
 }
 
-fn save_sql(schema: &str) -> String {
+/// By its key, or at a place, where no dead version is in the way. Takes the row lock.
+fn save_sql(schema: &str, at_place: bool) -> String {
+    let place = if at_place { "ctid = $11::text::tid AND" } else { "" };
     let fence = if is_broken!(Fence) {
         "$7::int8 >= 0 AND $8::int8 IS NOT NULL"
     } else {
@@ -292,18 +299,18 @@ fn save_sql(schema: &str) -> String {
     };
     format!(
         "UPDATE {schema}.cursors SET
-            prev = $1::text::pg_catalog.pg_snapshot,
-            target = $2::text::pg_catalog.pg_snapshot,
+            prev = $1::pg_catalog.pg_snapshot,
+            target = $2::pg_catalog.pg_snapshot,
             done = $3,
-            claimed = $4::text::pg_catalog.pg_snapshot,
+            claimed = $4::pg_catalog.pg_snapshot,
             claimed_seq = $5,
             attempt = $6,
             crashes = CASE WHEN $6 <= 1 THEN 0 ELSE crashes END,
             handled = handled + $10,
             moved_at = CASE WHEN $10 > 0 THEN pg_catalog.clock_timestamp() ELSE moved_at END,
             version = version + 1
-         WHERE partition = 0 AND {fence}
-         RETURNING CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
+         WHERE {place} partition = 0 AND {fence}
+         RETURNING ctid::text, CASE WHEN $9 THEN pg_catalog.set_config('synchronous_commit', 'off', true) END"
     )
 }
 

@@ -34,7 +34,7 @@ impl Stamp {
         for (position, change) in payload.changes().enumerate() {
             let mut event =
                 Event::new(Arc::clone(&location), operation, change.id(), Arc::clone(&self.trigger));
-            event.event_id = Some(format!("{}/{position}", change_set.id));
+            event.event_id = Some(event_id(&change_set.id, position));
             event.attempt = Some(attempt);
             event.token = Some(self.token);
             event.key = change.key_json().map(Into::into);
@@ -47,11 +47,35 @@ impl Stamp {
     }
 }
 
+/// The change set's id and the position in it.
+fn event_id(change_set: &str, position: usize) -> String {
+    let digits = position.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut text = String::with_capacity(change_set.len() + 1 + digits);
+    text.push_str(change_set);
+    text.push('/');
+    for place in (0..digits as u32).rev() {
+        text.push(char::from(b'0' + (position / 10_usize.pow(place) % 10) as u8));
+    }
+    text
+}
+
 fn operation(kind: ChangeKind) -> Operation {
     match kind {
         ChangeKind::Insert => Operation::Create,
         ChangeKind::Update => Operation::Update,
         ChangeKind::Delete => Operation::Delete,
         ChangeKind::Truncate => Operation::Truncate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_the_change_sets_and_a_number() {
+        for position in [0, 1, 9, 10, 99, 100, 999, 1_000, 4_294_967_296] {
+            assert_eq!(event_id("set", position), format!("set/{position}"));
+        }
     }
 }

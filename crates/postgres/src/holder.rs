@@ -1,12 +1,14 @@
 //! What the one replica that holds the lease does: read, claim, hand out, advance.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use dapper_core::{CancellationToken, Delivery, Entry, EventSink, Receipt, Stored, Terms, Validity};
 use dapper_lock::{Lease, LeaseValidity, StoreId};
+use futures::future::{Either, select};
 use tokio_postgres::{Client, Statement};
 
 use crate::PostgresError;
@@ -17,22 +19,29 @@ use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
 use crate::pauses::Pausing;
-use crate::progress::{Chunk, Position, Progress};
-use crate::reader::{Batch, Limits, Reader};
+use crate::progress::{Chunk, Claimed, NextRead, Position, Progress};
+use crate::reader::{Batch, ChangeSet, Limits, Reader};
 use crate::rotation::Rotation;
 use crate::session::{Session, bounded};
 use crate::wake_up::{Action, WakeUp};
 
 /// Bounds of one batch: a change set holds at most 1,000 changes, and its payload some bytes for each.
-const LIMITS: Limits = Limits { rows: 1_000, bytes: 256 * 1024 };
+const LIMITS: Limits = Limits { rows: 8_192, bytes: 256 * 1024 };
+/// Events that are handed out together, about: the processes begin with them while the next are made.
+const HANDED_OUT_AT_ONCE: usize = 1_024;
 /// Batches handed out and not finished, at most.
 const MAX_OUTSTANDING_BATCHES: usize = 1_000;
 /// Events in these batches, beyond which no further one is read. Only where some events take far longer than others do
 /// this many come together.
 const MAX_OUTSTANDING_EVENTS: usize = 20_000;
-/// Events that no process has handled, beyond which no further batch is read. More would keep no process busier, and after
-/// a crash all of them come again.
-const MAX_UNSETTLED_EVENTS: usize = 2_000;
+/// Events that no process has handled, beyond which no further batch is handed out. After a crash all of them come again,
+/// so there are no more than keep the processes busy: the larger bound is for those that handle as many within
+/// [`QUICK`], the smaller one for those that take longer than [`SLOW`].
+const MAX_UNSETTLED_EVENTS: (usize, usize) = (2_000, 16_384);
+/// Events handled within this time are few.
+const QUICK: Duration = Duration::from_millis(50);
+/// Events that take longer are many.
+const SLOW: Duration = Duration::from_millis(200);
 /// Bytes of change sets with such events, beyond which no further batch is read: with row images one event may be large.
 /// A batch that is read while there is room may go beyond by its own limit and one change set, which is at most about 1 MiB,
 /// or one row's images of at most 64 MiB each.
@@ -56,7 +65,11 @@ pub(crate) struct Holder<'a> {
     cursor: Cursor,
     reader: Reader,
     progress: Progress,
+    /// Read and not claimed.
+    ahead: Option<Ahead>,
     outstanding: VecDeque<Outstanding>,
+    /// Events that may be unsettled at the moment.
+    max_unsettled: usize,
     parked: Parked,
     pausing: Pausing,
     /// Holders that ended, one after the other, while what is in doubt was in their hands.
@@ -77,9 +90,16 @@ pub(crate) struct Holder<'a> {
     meter: HolderMeter,
 }
 
-/// A batch on its way.
+/// A batch and as which attempt its repeats are to be delivered.
+struct Ahead {
+    batch: Batch,
+    attempt: u32,
+}
+
+/// A part of a batch on its way.
 struct Outstanding {
     receipt: Receipt,
+    since: Instant,
     events: usize,
     /// Of the payloads it was made of.
     bytes: usize,
@@ -128,7 +148,7 @@ impl Prepared {
             quote_identifier(schema).replace('\'', "''"),
             quote_identifier(schema),
         );
-        let reader = Reader::prepare(client, schema, LIMITS).await?;
+        let mut reader = Reader::prepare(client, schema, LIMITS).await?;
         reader.warm_up(client).await?;
         Ok(Self {
             cursor: CursorStatements::prepare(client, schema).await?,
@@ -202,7 +222,9 @@ impl<'a> Holder<'a> {
             counted: Instant::now(),
             reader: prepared.reader,
             progress: Progress::resume(position),
+            ahead: None,
             outstanding: VecDeque::new(),
+            max_unsettled: MAX_UNSETTLED_EVENTS.0,
             wake_up: WakeUp::new(notify),
             set_wake_up: prepared.set_wake_up,
             slot: 0,
@@ -254,6 +276,13 @@ impl<'a> Holder<'a> {
                     self.flag(false).await?;
                     let f = draw_xid(self.client).await?;
                     self.wake_up.drew(f);
+                    continue;
+                }
+                Action::Pause(time) => {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(time) => {}
+                    }
                     continue;
                 }
                 Action::Wait(limit) => limit,
@@ -355,7 +384,7 @@ impl<'a> Holder<'a> {
             && !self.pausing.is_held_up()
             && batches.len() < MAX_OUTSTANDING_BATCHES
             && batches.iter().map(|batch| batch.events).sum::<usize>() < MAX_OUTSTANDING_EVENTS
-            && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < MAX_UNSETTLED_EVENTS
+            && batches.iter().map(|batch| batch.receipt.unsettled()).sum::<usize>() < self.max_unsettled
             && batches.iter().map(Outstanding::unsettled_bytes).sum::<usize>() < MAX_UNSETTLED_BYTES
     }
 
@@ -399,6 +428,13 @@ impl<'a> Holder<'a> {
                 return Err(PostgresError::Abandoned);
             }
             let events = front.events;
+            let (least, most) = MAX_UNSETTLED_EVENTS;
+            let wanted = match front.since.elapsed() {
+                quick if quick < QUICK && events >= HANDED_OUT_AT_ONCE / 2 => self.max_unsettled * 2,
+                slow if slow > SLOW => self.max_unsettled / 2,
+                _ => self.max_unsettled,
+            };
+            self.max_unsettled = wanted.clamp(least, most);
             self.completed += events as u64;
             self.meter.settled(events);
             self.outstanding.pop_front();
@@ -423,48 +459,104 @@ impl<'a> Holder<'a> {
         self.cursor.record_count(self.client).await
     }
 
-    /// Reads one batch, claims it and hands it out.
+    /// Reads one batch, claims it and hands it out. While more is left, the next one is read behind the claim, and
+    /// is there when this one is in the processes' hands.
     async fn step(&mut self) -> Result<Action, PostgresError> {
-        let inherited = self.progress.inherited().map(|(claimed, attempt)| (claimed.clone(), attempt));
-        let next = self.progress.next_read();
-        let began = Instant::now();
-        let batch =
-            self.reader.read(self.client, &next, inherited.as_ref().map(|(claimed, _)| claimed)).await?;
-        self.meter.read(began);
+        let Ahead { batch, attempt } = match self.ahead.take() {
+            Some(ahead) => ahead,
+            None => {
+                let (next, inherited, attempt) = self.next_read();
+                let events = self.max_unsettled / 2;
+                let began = Instant::now();
+                let batch = self.reader.read(self.client, &next, inherited.as_ref(), events).await?;
+                self.meter.read(began);
+                Ahead { batch, attempt }
+            }
+        };
         reach!(AfterRead);
         self.slot = batch.wake_up / 2;
         let awake_flag = batch.wake_up % 2 == 1;
-        self.progress.claim(Chunk {
-            snapshot: batch.snapshot.clone(),
-            last_seq: batch.change_sets.last().map(|last| last.seq),
-            exhausted: batch.exhausted,
-        });
+        let snapshot = batch.snapshot;
+        let xmin = snapshot.xmin;
         if batch.change_sets.is_empty() {
-            // Only when nothing new is there is it worth a commit of its own to record what was handled.
-            self.save().await?;
-            return Ok(self.wake_up.found_nothing(batch.snapshot.xmin, awake_flag));
+            self.progress.claim(Chunk { snapshot, last_seq: None, exhausted: batch.exhausted });
+            // Only when nothing new is there is it worth a commit of its own to record what was handled. If a crash undoes
+            // that, it comes again, marked.
+            self.save(false).await?;
+            return Ok(self.wake_up.found_nothing(xmin, awake_flag));
+        }
+        let (found, exhausted) = (batch.change_sets.len(), batch.exhausted);
+        let parts = parts(batch.change_sets);
+        for (place, part) in (1..).zip(&parts) {
+            let last_seq = part.last().map(|last| last.seq);
+            let exhausted = exhausted && place == parts.len();
+            self.progress.claim(Chunk { snapshot: snapshot.clone(), last_seq, exhausted });
         }
         // The claim: fences, counts the attempt, and flushes everything that was read.
         reach!(BeforeClaim);
-        self.save().await?;
-        reach!(AfterClaim);
-        self.hand_out(&batch, inherited.map_or(1, |(_, attempt)| attempt)).await?;
+        if exhausted || is_large(&parts) {
+            self.save(true).await?;
+            reach!(AfterClaim);
+            self.hand_out(parts, attempt).await?;
+        } else {
+            let (next, inherited, attempt_ahead) = self.next_read();
+            let events = self.max_unsettled / 2;
+            let began = Instant::now();
+            let mut fetch = pin!(self.reader.fetch(self.client, &next, inherited.as_ref(), events));
+            let fetched = {
+                let save = pin!(self.save(true));
+                match select(save, fetch.as_mut()).await {
+                    Either::Left((saved, _)) => {
+                        saved?;
+                        None
+                    }
+                    Either::Right((fetched, save)) => {
+                        save.await?;
+                        Some(fetched)
+                    }
+                }
+            };
+            reach!(AfterClaim);
+            self.hand_out(parts, attempt).await?;
+            let fetched = match fetched {
+                Some(fetched) => fetched?,
+                None => fetch.await?,
+            };
+            self.meter.read(began);
+            self.ahead = self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
+        }
         reach!(AfterHandOut);
-        Ok(self.wake_up.found())
+        Ok(self.wake_up.found(found, exhausted))
     }
 
-    async fn hand_out(&mut self, batch: &Batch, attempt: u32) -> Result<(), PostgresError> {
-        let mut events = Vec::new();
-        let mut ends = Vec::with_capacity(batch.change_sets.len());
+    /// Where to read next, what of it may be a repeat, and as which attempt that is to be delivered.
+    fn next_read(&self) -> (NextRead, Option<Claimed>, u32) {
+        let next = self.progress.next_read();
+        match self.progress.inherited() {
+            Some((claimed, attempt)) => (next, Some(claimed.clone()), attempt),
+            None => (next, None, 1),
+        }
+    }
+
+    async fn hand_out(&mut self, parts: Vec<Vec<ChangeSet>>, attempt: u32) -> Result<(), PostgresError> {
+        for part in parts {
+            self.hand_out_part(&part, attempt).await?;
+        }
+        Ok(())
+    }
+
+    async fn hand_out_part(&mut self, part: &[ChangeSet], attempt: u32) -> Result<(), PostgresError> {
+        let mut events = Vec::with_capacity(part.iter().map(|change_set| change_set.changes).sum());
+        let mut ends = Vec::with_capacity(part.len());
         let mut is_repeat = false;
-        for change_set in &batch.change_sets {
+        for change_set in part {
             let attempt = if change_set.claimed_before { attempt } else { 1 };
             is_repeat |= change_set.claimed_before;
             self.stamp.events(change_set, attempt, &mut events)?;
             ends.push((change_set.seq, events.len()));
         }
         let count = events.len();
-        let bytes = batch.change_sets.iter().map(|change_set| change_set.payload.len()).sum();
+        let bytes = bytes_of(part);
         // No more than so many were in a predecessor's hands, whatever the row says of a promoted server.
         let isolate = is_repeat && self.crashes >= ISOLATE_AFTER && self.isolated < MAX_OUTSTANDING_EVENTS;
         self.isolated += if isolate { count } else { 0 };
@@ -486,12 +578,14 @@ impl<'a> Holder<'a> {
                 reason: "it ended before the hand-off".into(),
             });
         }
+        let since = Instant::now();
         self.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
-        self.outstanding.push_back(Outstanding { receipt, events: count, bytes, ends });
+        self.outstanding.push_back(Outstanding { receipt, since, events: count, bytes, ends });
         Ok(())
     }
 
-    async fn save(&mut self) -> Result<(), PostgresError> {
+    /// Writes the cursor row if it says something else; `durable` when something is handed out after it.
+    async fn save(&mut self, durable: bool) -> Result<(), PostgresError> {
         if self.progress.is_dirty() {
             reach!(BeforeAdvance);
             let mut position = self.progress.position();
@@ -500,7 +594,11 @@ impl<'a> Holder<'a> {
             }
             self.count();
             let began = Instant::now();
-            self.cursor.save(self.client, &position).await?;
+            if durable {
+                self.cursor.save(self.client, &position).await?;
+            } else {
+                self.cursor.leave(self.client, &position).await?;
+            }
             self.meter.claimed(began);
             reach!(AfterAdvance);
             self.progress.saved();
@@ -542,6 +640,32 @@ impl<'a> Holder<'a> {
         self.garbage.reported = Some(Instant::now());
         self.sink.report(error.into_input_error(&self.options.name));
     }
+}
+
+/// A batch, cut into what is handed out together.
+fn parts(change_sets: Vec<ChangeSet>) -> Vec<Vec<ChangeSet>> {
+    let mut parts: Vec<Vec<ChangeSet>> = Vec::new();
+    let mut changes = HANDED_OUT_AT_ONCE;
+    for change_set in change_sets {
+        if changes >= HANDED_OUT_AT_ONCE {
+            parts.push(Vec::new());
+            changes = 0;
+        }
+        changes += change_set.changes;
+        if let Some(part) = parts.last_mut() {
+            part.push(change_set);
+        }
+    }
+    parts
+}
+
+fn bytes_of(part: &[ChangeSet]) -> usize {
+    part.iter().map(|change_set| change_set.payload.len()).sum()
+}
+
+/// Whether a batch is so large that no other one is to be in memory beside it.
+fn is_large(parts: &[Vec<ChangeSet>]) -> bool {
+    parts.iter().map(|part| bytes_of(part)).sum::<usize>() > 2 * LIMITS.bytes as usize
 }
 
 /// Sets the wake-up flag; false when the cursor is another's.

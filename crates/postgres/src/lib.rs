@@ -57,7 +57,6 @@ mod patterns;
 mod pauses;
 mod presence;
 mod progress;
-mod pulse;
 mod reader;
 mod replay;
 mod rotation;
@@ -66,6 +65,7 @@ mod skip;
 mod snapshot;
 mod status;
 mod wake_up;
+mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -89,7 +89,6 @@ pub use operator::operated_by;
 pub use options::OPTION_KEYS;
 pub use parked_events::{ParkedEvent, parked_events, retry_parked_event};
 pub use pauses::{pause, resume};
-pub use pulse::{Beat, Pulse};
 pub use replay::{Replay, Replayed, replay};
 pub use skip::{Skip, SkipCandidate, Skipped, skip, skip_candidates};
 pub use status::{

@@ -143,19 +143,4 @@ fn describe() {
         "Events that were handed out, in batches that are not settled yet."
     );
     describe_gauge!("dapper_batches_in_flight", "Batches that were handed out and are not settled yet.");
-    describe_gauge!(
-        "dapper_cursor_lag_seconds",
-        Unit::Seconds,
-        "Age of the oldest change that is not recorded as handled, by the database's clock; 0 when there is none."
-    );
-    describe_gauge!(
-        "dapper_cursor_lag_changes",
-        "Changes that are not recorded as handled; at least so many where there are thousands."
-    );
-    describe_gauge!("dapper_parked_keys", "Keys that are parked, each at a process.");
-    describe_gauge!("dapper_dead_letters", "Dead letters.");
-    describe_counter!(
-        "dapper_statements_missed_total",
-        "Statements that passed unrecorded, since the installation."
-    );
 }

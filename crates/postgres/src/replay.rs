@@ -109,6 +109,7 @@ fn select(
             id: row.get(1),
             captured_at: row.get::<_, &str>(2).into(),
             payload: row.get(3),
+            changes: 0,
             claimed_before: true,
         };
         events.clear();

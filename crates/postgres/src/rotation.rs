@@ -27,8 +27,8 @@ const PART_OF_RETENTION: u32 = 2;
 /// After a slot could not be had it is left alone for this long.
 const PAUSE: Duration = Duration::from_secs(5);
 /// The cursor row's table is written anew when it is larger than this, in bytes: then an open transaction keeps hundreds of
-/// dead versions, and every write walks past all of them.
-const LARGEST_CURSOR: i64 = 256 * 1024;
+/// dead versions, and every look at it by its key walks past all of them.
+const LARGEST_CURSOR: i64 = 128 * 1024;
 
 pub(crate) struct Rotation {
     schema: String,

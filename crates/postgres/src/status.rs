@@ -48,6 +48,8 @@ pub struct Status {
     pub cursor: Option<Cursor>,
     /// What waits.
     pub lag: Option<Lag>,
+    /// Statements that passed unrecorded, since the installation (`on_capture_error = "skip"`).
+    pub missed: Option<u64>,
     /// Events a second that were handled or parked since this reader's last look; nothing at the first.
     pub rate: Option<f64>,
     /// What processes failed on and try again later.
@@ -311,6 +313,7 @@ impl StatusReader {
             standbys: Vec::new(),
             cursor: None,
             lag: None,
+            missed: None,
             rate: None,
             parked: None,
             dead_letters: None,

@@ -31,5 +31,6 @@ SELECT c.token, c.token_base, c.lock_store::text AS lock_store, c.attempt, c.han
        (SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.min(u.captured_at))::float8 FROM unread u)
            AS oldest,
        (SELECT pg_catalog.min(u.seq) FROM unread u) AS first_seq,
-       (SELECT l.last_value FROM {schema}.change_sets_seq l) AS last_seq
+       (SELECT l.last_value FROM {schema}.change_sets_seq l) AS last_seq,
+       (SELECT CASE WHEN m.is_called THEN m.last_value ELSE 0 END FROM {schema}.missed m) AS missed
   FROM c

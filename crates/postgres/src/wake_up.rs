@@ -17,6 +17,11 @@ const HITS_UNTIL_AWAKE: u32 = 3;
 const EMPTY_READS_UNTIL_DROWSY: u32 = 5;
 /// How long an awake reader waits between empty reads.
 const LINGER: Duration = Duration::from_millis(1);
+/// An awake reader that found so many change sets at once has busy writers, and gives them time for more: each read and
+/// each claim takes from them the same, however much it brings.
+const BUSY: usize = 8;
+/// How much time it gives them.
+const PAUSE: Duration = Duration::from_millis(2);
 /// The longest wait while the flag's last readers are not known to have finished.
 const SLOWEST_DROWSY: Duration = Duration::from_millis(100);
 /// The longest wait of a reader that never gets a notification.
@@ -33,6 +38,8 @@ pub(crate) enum Action {
     SetAwake,
     /// Tell writers to notify, then draw `F` in a statement of its own, report it by [`WakeUp::drew`], then read.
     SetAsleep,
+    /// Wait for so long, whatever comes, then read.
+    Pause(Duration),
     /// Wait for a notification, at most this long, then read.
     Wait(Duration),
 }
@@ -69,13 +76,15 @@ impl WakeUp {
         self.notify
     }
 
-    /// A read found changes.
-    pub(crate) fn found(&mut self) -> Action {
+    /// A read found so many change sets, and nothing is left behind them if it is `exhausted`.
+    pub(crate) fn found(&mut self, change_sets: usize, exhausted: bool) -> Action {
         self.hits += 1;
         self.empty_reads = 0;
         let awake = self.state == State::Awake;
         if !awake && (!self.notify || self.hits >= HITS_UNTIL_AWAKE) {
             self.set_awake()
+        } else if awake && exhausted && change_sets >= BUSY {
+            Action::Pause(PAUSE)
         } else {
             Action::ReadNow
         }
@@ -137,14 +146,25 @@ mod tests {
     #[test]
     fn a_busy_reader_tells_writers_to_skip_the_notify() {
         let mut wake_up = WakeUp::new(true);
-        assert_eq!(wake_up.found(), Action::ReadNow);
-        assert_eq!(wake_up.found(), Action::ReadNow);
-        assert_eq!(wake_up.found(), Action::SetAwake);
-        assert_eq!(wake_up.found(), Action::ReadNow);
+        assert_eq!(wake_up.found(1, true), Action::ReadNow);
+        assert_eq!(wake_up.found(1, true), Action::ReadNow);
+        assert_eq!(wake_up.found(1, true), Action::SetAwake);
+        assert_eq!(wake_up.found(1, true), Action::ReadNow);
         for _ in 1..EMPTY_READS_UNTIL_DROWSY {
             assert_eq!(wake_up.found_nothing(10, true), Action::Wait(LINGER));
         }
         assert_eq!(wake_up.found_nothing(10, true), Action::SetAsleep);
+    }
+
+    #[test]
+    fn busy_writers_are_given_time_and_a_backlog_is_not() {
+        let mut wake_up = WakeUp::new(true);
+        assert_eq!(wake_up.found(BUSY, true), Action::ReadNow, "not awake yet");
+        wake_up.found(BUSY, true);
+        wake_up.found(BUSY, true);
+        assert_eq!(wake_up.found(BUSY - 1, true), Action::ReadNow);
+        assert_eq!(wake_up.found(BUSY, true), Action::Pause(PAUSE));
+        assert_eq!(wake_up.found(1_000, false), Action::ReadNow);
     }
 
     #[test]

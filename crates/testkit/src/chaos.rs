@@ -121,7 +121,7 @@ impl ChaosOptions {
     /// Changes per second that the writers try to make.
     fn rate(&self) -> f64 {
         let seconds = self.limit.as_secs_f64().max(1.0);
-        self.events.map_or(DEFAULT_RATE, |events| events as f64 / (seconds * 0.75)).max(20.0)
+        self.events.map_or(DEFAULT_RATE, |events| events as f64 / (seconds * 0.7)).max(20.0)
     }
 
     /// Whether something is to be found.
@@ -132,7 +132,7 @@ impl ChaosOptions {
     fn schedule(&self) -> Vec<plan::Planned> {
         let seconds = self.limit.as_secs_f64();
         let wanted = self.faults.unwrap_or(usize::MAX);
-        let fits = self.faults.map_or(1.5, |faults| seconds * 0.8 / faults.max(1) as f64);
+        let fits = self.faults.map_or(1.5, |faults| seconds * 0.65 / faults.max(1) as f64);
         let apart = self.apart.unwrap_or(Duration::from_secs_f64(fits));
         // Some can't be injected when their time has come, so there are more than are wanted.
         let count = (seconds * 1.5 / apart.as_secs_f64().max(0.01)).ceil() as usize;

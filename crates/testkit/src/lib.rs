@@ -45,7 +45,7 @@ pub use namespace::Namespace;
 pub use pooler::pooler;
 pub use proxy::{Faults, Flow, ProxiedConnection, Proxy};
 pub use receiver::{Memory, Received, Receiver, Reply, TooFew};
-pub use server::{Server, ServerError, ServerOptions, StopMode};
+pub use server::{Frozen, Server, ServerError, ServerOptions, StopMode};
 pub use workload::{TABLES, Workload, WorkloadOptions};
 
 /// Says something to whoever runs the tests. Not by `eprintln!`, which the test harness keeps back.

@@ -4,6 +4,7 @@ mod binaries;
 #[cfg(feature = "docker")]
 mod docker;
 mod error;
+mod freeze;
 mod install;
 mod local;
 mod url;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Once, OnceLock};
 
 pub use error::ServerError;
+pub use freeze::Frozen;
 use local::LocalServer;
 use url::ConnectionString;
 

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dapper_testkit::{Database, Faults, Proxy, Receiver, Reply, Server, ServerOptions};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -114,30 +113,6 @@ async fn ask(address: &str, request: &str) -> (u16, String) {
     (status, body.to_owned())
 }
 
-/// The postmaster and all its children.
-fn signal_server(server: &Server, signal: Signal) {
-    let postmaster = i32::try_from(server.pid().unwrap()).unwrap();
-    kill(Pid::from_raw(postmaster), signal).unwrap();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1));
-        if parent == Some(postmaster.to_string().as_str()) {
-            // It may have ended meanwhile.
-            let _ = kill(Pid::from_raw(pid), signal);
-        }
-    }
-}
-
-/// Thaws a server whatever becomes of the test: a frozen one can't be stopped.
-struct Thaw<'s>(&'s Server);
-
-impl Drop for Thaw<'_> {
-    fn drop(&mut self) {
-        signal_server(self.0, Signal::SIGCONT);
-    }
-}
-
 async fn covered(client: &tokio_postgres::Client) {
     let sql = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'dapper%'";
     let started = Instant::now();
@@ -198,11 +173,10 @@ async fn a_frozen_database_shows_within_five_seconds_and_so_does_its_return() {
     leader.becomes(200, "").await;
     let standby = Replica::start(PIPELINE, &database.url(), &receiver).await;
     standby.becomes(200, "").await;
-    let thaw = Thaw(&server);
-    signal_server(&server, Signal::SIGSTOP);
+    let frozen = server.freeze().unwrap();
     tokio::join!(leader.shows("its database has not answered for"), standby.shows("has not answered for"));
     assert_eq!(leader.get("/live").await.0, 200, "the process runs all the same");
-    drop(thaw);
+    drop(frozen);
     leader.becomes(200, "").await;
     standby.becomes(200, "").await;
 }

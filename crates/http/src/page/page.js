@@ -1,17 +1,21 @@
-// Asks this replica how it is, every two seconds, and shows the answers.
+// Asks this replica how it is, every second, and shows the answers.
 
 import { drawGraph, rate } from "./graph.js";
 import { drawLegend, drawPlot } from "./plot.js";
 import { prepareActions, showActions, showLetters } from "./letters.js";
 
-const ASK_EVERY = 2000;
+const ASK_EVERY = 1000;
+const REMEMBER_EVERY = 2000;
 const RATE_OVER = 10000;
+const STEPS = [2, 5, 10].map((minutes) => minutes * 60000);
 const WORDS = { leading: "Leading", standing_by: "Standing by", starting: "Starting", failed: "Restarting", running: "Running", draining: "Stopping" };
 const MARKED = new Set(["takeover", "leading", "failed", "not_ready"]);
 const BAD = new Set(["failed", "not_ready"]);
 
 const $ = (id) => document.getElementById(id);
 let last = null;
+let history = null;
+let remembered = 0;
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -81,7 +85,7 @@ function showVerdict({ inputs }) {
 }
 
 function who(input) {
-  const holder = input.database?.holder;
+  const holder = input.cursor?.status?.holder;
   const token = input.cursor ? `token ${count(input.cursor.token)}` : "";
   if (!holder) return token;
   const since = holder.for_seconds === null || holder.for_seconds === undefined ? "" : ` for ${duration(holder.for_seconds)}`;
@@ -118,7 +122,7 @@ function showInput(input) {
   put("flight", count(input.in_flight));
   put("parked", cursor ? count(cursor.parked_keys) : "–", cursor?.parked_keys > 0);
   put("dead", cursor ? count(cursor.dead_letters) : "–", cursor?.dead_letters > 0);
-  const standbys = input.database?.standbys;
+  const standbys = input.cursor?.status?.standbys;
   part("standbys").hidden = !standbys;
   if (standbys) {
     const names = standbys.map((one) => `${one.run_by}, process ${one.process_id}`).join(" · ");
@@ -148,7 +152,9 @@ function showGraph({ graph, inputs, processes }, history) {
 }
 
 function showPlots(graph, history) {
-  const { samples, kept_for_ms: span, routes, events } = history;
+  const { samples, kept_for_ms: most, routes, events } = history;
+  // As long as there is something to show, in whole steps, so that the scale seldom changes.
+  const span = STEPS.find((step) => step >= (samples[0]?.ago_ms ?? 0)) ?? most;
   const marks = events.filter((event) => MARKED.has(event.kind)).map((event) => ({ ago: event.ago_ms, bad: BAD.has(event.kind), text: event.text }));
   const throughput = graph.processes.map((name) => {
     const mine = routes.map(([, process], index) => (process === name ? index : -1)).filter((index) => index >= 0);
@@ -177,13 +183,17 @@ function showEvents({ events }) {
 
 async function show() {
   try {
-    const [status, history] = await Promise.all([ask("/status"), ask("/history")]);
+    const status = await ask("/status");
+    if (Date.now() - remembered >= REMEMBER_EVERY) {
+      history = await ask("/history");
+      remembered = Date.now();
+      showEvents(history);
+      showPlots(status.graph, history);
+    }
     write($("meta"), `version ${status.version}, up ${duration(status.uptime_seconds)}`);
     showVerdict(status);
     status.inputs.forEach(showInput);
     showGraph(status, history);
-    showPlots(status.graph, history);
-    showEvents(history);
     showActions(status.actions);
   } catch (error) {
     $("verdict").dataset.state = "failing";
@@ -214,5 +224,5 @@ async function forever(what, every) {
 
 prepareActions(letters);
 forever(show, ASK_EVERY);
-forever(letters, 2 * ASK_EVERY);
+forever(letters, 4 * ASK_EVERY);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) show(); });

@@ -28,7 +28,7 @@ export function drawPlot(into, { series, marks, span, format, least, what }) {
   const x = (ago) => LEFT + (width - LEFT - 4) * (1 - ago / span);
   const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - value / top);
   const now = series.map(({ name, points }) => `${name} ${format(points.at(-1)?.[1] ?? 0)}`).join(", ");
-  const picture = svg("svg", { role: "img", "aria-label": `${what} over the last ten minutes. Now: ${now || "nothing"}. Highest: ${format(highest === least ? 0 : highest)}.` });
+  const picture = svg("svg", { role: "img", "aria-label": `${what} over the last ${span / 60000} minutes. Now: ${now || "nothing"}. Highest: ${format(highest === least ? 0 : highest)}.` });
   for (const part of [0, 0.5, 1]) {
     picture.append(
       svg("line", { x1: LEFT, x2: width, y1: y(top * part), y2: y(top * part), class: "grid" }),

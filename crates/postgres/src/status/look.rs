@@ -118,6 +118,7 @@ impl StatusReader {
             standbys,
             cursor: Some(cursor),
             lag: Some(lag),
+            missed: Some(row.get::<_, i64>("missed").unsigned_abs()),
             rate,
             parked: Some(parked),
             dead_letters: Some(dead_letters),

@@ -94,7 +94,7 @@ async fn rule_2_the_reading_transaction_has_no_id_of_its_own() {
     let error = Reader::prepare(reader, &fixture.options.names.schema, limits)
         .await
         .unwrap()
-        .read(reader, &next, None)
+        .read(reader, &next, None, usize::MAX)
         .await
         .unwrap_err();
     reader.batch_execute("COMMIT").await.unwrap();
@@ -147,8 +147,8 @@ async fn rule_3_a_standby_is_refused() {
 
     // The reading statement refuses it, and so do connecting and starting.
     let limits = Limits { rows: 10, bytes: 1 << 20 };
-    let reader = Reader::prepare(&there, &fixture.options.names.schema, limits).await.unwrap();
-    let read = reader.read(&there, &fixture.progress.next_read(), None).await;
+    let mut reader = Reader::prepare(&there, &fixture.options.names.schema, limits).await.unwrap();
+    let read = reader.read(&there, &fixture.progress.next_read(), None, usize::MAX).await;
     assert!(matches!(read.err(), Some(PostgresError::Standby { .. })));
     let refused = Session::open(&options_of(&config_there).connection, "test").await;
     assert!(matches!(refused.err(), Some(PostgresError::Standby { .. })));
@@ -201,9 +201,10 @@ async fn rule_4_a_foreign_cluster_is_refused_and_a_rebase_delivers_everything() 
     let progress = Progress::resume(sealed.position);
     let (claimed, attempt) = progress.inherited().unwrap();
     let limits = Limits { rows: 10, bytes: 1 << 20 };
-    let reader = Reader::prepare(session.client(), &schema, limits).await.unwrap();
+    let mut reader = Reader::prepare(session.client(), &schema, limits).await.unwrap();
     client.batch_execute("INSERT INTO orders VALUES (4)").await.unwrap();
-    let batch = reader.read(session.client(), &progress.next_read(), Some(claimed)).await.unwrap();
+    let batch =
+        reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert!(attempt > 1);
     assert_eq!(marked, [true, true, true, false]);
@@ -316,9 +317,10 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     there.batch_execute("INSERT INTO orders VALUES (2)").await.unwrap();
     let progress = Progress::resume(sealed.position);
     let (claimed, attempt) = progress.inherited().unwrap();
-    let reader =
+    let mut reader =
         Reader::prepare(session.client(), schema, Limits { rows: 10, bytes: 1 << 20 }).await.unwrap();
-    let batch = reader.read(session.client(), &progress.next_read(), Some(claimed)).await.unwrap();
+    let batch =
+        reader.read(session.client(), &progress.next_read(), Some(claimed), usize::MAX).await.unwrap();
     let marked: Vec<bool> = batch.change_sets.iter().map(|change_set| change_set.claimed_before).collect();
     assert_eq!((marked, attempt), (vec![true, false], 2));
 }

@@ -84,7 +84,7 @@ impl Fixture {
 
     pub(crate) async fn read(&mut self) -> Batch {
         let next = self.progress.next_read();
-        self.reader.read(self.session.client(), &next, None).await.unwrap()
+        self.reader.read(self.session.client(), &next, None, usize::MAX).await.unwrap()
     }
 
     /// Everything new, handled at once, as events.

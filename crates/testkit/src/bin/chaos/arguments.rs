@@ -95,7 +95,7 @@ impl Arguments {
 pub(crate) fn breaking(options: ChaosOptions, rule: Rule) -> ChaosOptions {
     let (kinds, limit): (&[Fault], _) = match rule {
         // A write of the cursor must arrive when another replica has sealed it.
-        Rule::Fence => (&[Fault::RequestsLate], CONTROL_LIMIT),
+        Rule::Fence => (&[Fault::FreezeAtPoint], CONTROL_LIMIT),
         Rule::Seal | Rule::ClaimBeforeDeliver => (&[Fault::KillHolder, Fault::KillAtPoint], CONTROL_LIMIT),
         // What these lose shows only at the end.
         Rule::SameStatementSnapshot | Rule::NoXid => (&[], Duration::from_secs(20)),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_broken_rule_brings_its_own_faults() {
         let options = parse(&["--break", "fence"]).unwrap().options();
-        assert_eq!((options.kinds, options.broken), (vec![Fault::RequestsLate], Some(Rule::Fence)));
+        assert_eq!((options.kinds, options.broken), (vec![Fault::FreezeAtPoint], Some(Rule::Fence)));
         assert!(
             parse(&["--break", "fences"]).is_err() && parse(&["--controls", "--break", "fence"]).is_err()
         );

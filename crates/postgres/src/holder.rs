@@ -416,7 +416,7 @@ impl<'a> Holder<'a> {
             self.flag(true).await?;
         }
         if self.outstanding.is_empty() {
-            self.save().await?;
+            self.save(false).await?;
         }
         Ok(Action::Wait(self.pausing.every()))
     }

@@ -237,6 +237,7 @@ fn change_set(row: &Row) -> ChangeSet {
         id: row.get(1),
         captured_at: row.get::<_, &str>(2).into(),
         payload: row.get(3),
+        changes: 0,
         claimed_before: true,
     }
 }

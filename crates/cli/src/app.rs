@@ -70,10 +70,14 @@ impl App {
     #[must_use]
     pub fn main(self) -> ExitCode {
         let arguments = Arguments::parse();
-        logging::start(arguments.log_format, arguments.log_level);
+        let started = logging::start(arguments.log_format, arguments.log_level);
         #[cfg(feature = "failpoints")]
         failpoints();
-        match self.run(arguments.command) {
+        match started.and_then(|logging| {
+            let outcome = self.run(arguments.command);
+            drop(logging);
+            outcome
+        }) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let line = format!("{error:#}").replace(['\n', '\r'], " ");

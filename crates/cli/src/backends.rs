@@ -1,19 +1,20 @@
 //! The concrete inputs, processes and lock stores that there are. No other module names one.
 
+mod processes;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
+use dapper_connect::{ConnectionStringError, Environment};
 use dapper_core::{Input, InputConfig, NewInputFunc, NewProcessFunc, Registry};
-use dapper_lock::{LeaseConfig, LockManager, MemoryStore};
+use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
+use dapper_orchestrator::Source;
 use dapper_postgres::{
     ConnectionString, Finding, InstallPlan, InstallStep, Names, PostgresError, PostgresInput,
 };
-use secrecy::SecretString;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use url::Url;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 use crate::assembly::Loaded;
 use crate::etcd;
@@ -34,9 +35,6 @@ const POSTGRES_KEYS: [&str; dapper_postgres::OPTION_KEYS.len() + 1] = {
     }
     keys
 };
-
-/// How long reaching a process's address may take.
-const REACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Everything that a pipeline file can name: what is built in, and what a program adds.
 #[derive(Default)]
@@ -68,16 +66,16 @@ impl Backends {
     /// The types of inputs, each with its keys besides those of every input.
     pub(crate) fn input_types(&self) -> Vec<(&'static str, &'static [&'static str])> {
         let own = self.inputs.iter().map(|(kind, keys, _)| (*kind, *keys));
-        [(POSTGRES, &POSTGRES_KEYS[..])].into_iter().chain(own).collect()
+        [(POSTGRES, &POSTGRES_KEYS[..]), (dapper_webhook::KIND, &dapper_webhook::INPUT_KEYS)]
+            .into_iter()
+            .chain(own)
+            .collect()
     }
 
     /// The types of processes.
     pub(crate) fn process_types(&self) -> Vec<&'static str> {
         let own = self.processes.iter().map(|(kind, _)| *kind);
-        [dapper_command::KIND, "log", dapper_sql_process::KIND, dapper_webhook::KIND]
-            .into_iter()
-            .chain(own)
-            .collect()
+        processes::KINDS.into_iter().chain(own).collect()
     }
 
     /// The lock backends, each with its keys besides those of every lock.
@@ -97,6 +95,11 @@ impl Backends {
             dapper_postgres::validate(&section.config).map_err(|error| {
                 loaded.input_problem(section, &error.into_input_error(&section.config.name))
             })?;
+            refuse_fields_without_images(loaded, section)?;
+        }
+        for section in loaded.pipeline.inputs.iter().filter(|it| it.config.kind == dapper_webhook::KIND) {
+            dapper_webhook::validate_input(&section.config)
+                .map_err(|error| loaded.input_problem(section, &error))?;
         }
         Ok(())
     }
@@ -105,10 +108,8 @@ impl Backends {
     pub(crate) fn registry(&self, loaded: &Loaded) -> anyhow::Result<Registry> {
         let locks = self.leases(loaded)?;
         let mut registry = Registry::new();
-        dapper_orchestrator::register(&mut registry);
-        dapper_command::register(&mut registry);
-        dapper_sql_process::register(&mut registry);
-        dapper_webhook::register(&mut registry);
+        processes::register(&mut registry);
+        dapper_webhook::register_input(&mut registry);
         registry.register_input(POSTGRES, move |config| {
             let locks = locks.clone();
             Box::pin(async move {
@@ -143,14 +144,10 @@ impl Backends {
         }
         for section in &loaded.pipeline.processes {
             let name = &section.config.name;
-            let key = match section.config.kind.as_str() {
-                dapper_sql_process::KIND => dapper_sql_process::STATEMENT,
-                dapper_command::KIND => dapper_command::COMMAND,
-                _ => dapper_webhook::URL,
-            };
-            if let Some(server) = reach_process(section)
+            let line = section.lines.of(processes::address_key(section));
+            if let Some(server) = processes::reach(section)
                 .await
-                .with_context(|| loaded.problem(section.lines.of(Some(key)), format!("process {name:?}")))?
+                .with_context(|| loaded.problem(line, format!("process {name:?}")))?
             {
                 reached.push(Reached { what: format!("process {name:?}"), server });
             }
@@ -193,6 +190,42 @@ impl Backends {
     }
 }
 
+/// Puts into the connection strings of PostgreSQL databases what they leave to their surroundings. From here on they say
+/// everything by themselves.
+pub(crate) fn complete(loaded: &mut Loaded, environment: &Environment) -> Result<(), Problem> {
+    let complete = |text: &SecretString| dapper_connect::complete(text, environment);
+    let file = loaded.file.clone();
+    let problem = |line, what: &str, error: ConnectionStringError| Problem {
+        file: file.clone(),
+        line,
+        reason: format!("{what}{CONNECTION_STRING} {error}"),
+    };
+    let Pipeline { lock, inputs, processes, .. } = &mut loaded.pipeline;
+    if lock.backend == POSTGRES
+        && let Some(Value::String(text)) = lock.config.options.get_mut(CONNECTION_STRING)
+    {
+        let whole = complete(&text.clone().into());
+        let whole = whole.map_err(|error| problem(lock.lines.of(Some(CONNECTION_STRING)), "", error))?;
+        *text = whole.expose_secret().to_owned();
+    }
+    for InputSection { config, lines } in inputs.iter_mut().filter(|it| it.config.kind == POSTGRES) {
+        let what = format!("input {:?}: ", config.name);
+        let whole = complete(&config.connection_string);
+        config.connection_string =
+            whole.map_err(|error| problem(lines.of(Some(CONNECTION_STRING)), &what, error))?;
+    }
+    for section in processes.iter_mut().filter(|it| it.config.kind == dapper_sql_process::KIND) {
+        let what = format!("process {:?}: ", section.config.name);
+        let line = section.lines.of(Some(dapper_sql_process::CONNECTION_STRING));
+        let text = section.config.execution_context.get_mut(dapper_sql_process::CONNECTION_STRING);
+        // That it is missing is said by the process itself.
+        let Some(text) = text else { continue };
+        let whole = complete(&text.clone().into()).map_err(|error| problem(line, &what, error))?;
+        *text = whole.expose_secret().to_owned();
+    }
+    Ok(())
+}
+
 /// Whether each input keeps its leases in its own database.
 pub(crate) fn are_beside_cursors(lock: &LockSection) -> bool {
     lock.backend == POSTGRES && lock.config.value(CONNECTION_STRING).is_none()
@@ -206,11 +239,16 @@ fn postgres_locks() -> LockBackend {
     let locks = LockBackend::new(&[CONNECTION_STRING], |config| {
         // Without an address each input has a store of its own, and this one is not used.
         let connection = address(config)?.map(|text| {
-            let wrong = |error: PostgresError| LockConfigError::new(CONNECTION_STRING, error.to_string());
+            let wrong = |error: ConnectionStringError| {
+                LockConfigError::new(CONNECTION_STRING, format!("{CONNECTION_STRING} {error}"))
+            };
             ConnectionString::parse(&text).map_err(wrong)
         });
-        let connection = connection.transpose()?.map(|it| it.config().clone()).unwrap_or_default();
-        Ok(Arc::new(PostgresLockStore::new(connection, PostgresLockOptions::default())))
+        Ok(match connection.transpose()? {
+            Some(connection) => Arc::new(PostgresLockStore::new(connection, PostgresLockOptions::default()))
+                as Arc<dyn LockStore>,
+            None => Arc::new(MemoryStore::new()),
+        })
     });
     locks
         .with_probe(|config| {
@@ -218,7 +256,7 @@ fn postgres_locks() -> LockBackend {
             Box::pin(async move {
                 let Some(text) = text? else { return Ok(None) };
                 let schema = PostgresLockOptions::default().schema;
-                let connection = ConnectionString::parse(&text)?;
+                let connection = ConnectionString::parse(&text).map_err(PostgresError::from)?;
                 let server = dapper_postgres::probe_schema(&connection, schema.as_str()).await?;
                 Ok::<_, ProbeError>(Some(server.to_string()))
             })
@@ -313,7 +351,8 @@ pub(crate) async fn plan_install(loaded: &Loaded, section: &InputSection) -> any
     if let Some(store) = own_store(loaded, &section.config)? {
         steps.steps.extend(plan_leases(&store).await?);
     }
-    let database = ConnectionString::parse(&section.config.connection_string)?.to_string();
+    let connection = ConnectionString::parse(&section.config.connection_string);
+    let database = connection.map_err(PostgresError::from)?.to_string();
     Ok(Planned { what: format!("input {}", section.config.name), database, steps })
 }
 
@@ -334,9 +373,9 @@ async fn plan_leases(store: &PostgresLockStore) -> anyhow::Result<Option<Install
 fn shared_store(loaded: &Loaded) -> anyhow::Result<Option<(String, PostgresLockStore)>> {
     let lock = &loaded.pipeline.lock;
     let Some(text) = address(&lock.config)?.filter(|_| lock.backend == POSTGRES) else { return Ok(None) };
-    let connection = ConnectionString::parse(&text)?;
-    let store = PostgresLockStore::new(connection.config().clone(), PostgresLockOptions::default());
-    Ok(Some((connection.to_string(), store)))
+    let connection = ConnectionString::parse(&text).map_err(PostgresError::from)?;
+    let server = connection.to_string();
+    Ok(Some((server, PostgresLockStore::new(connection, PostgresLockOptions::default()))))
 }
 
 /// The store of the input's leases, where that is beside its cursor.
@@ -350,7 +389,7 @@ fn beside_cursor(input: &InputConfig) -> Result<PostgresLockStore, PostgresError
     let schema = SchemaName::new(Names::new(&input.name).schema)
         .expect("the schema of an input has 1 to 63 bytes, none of them NUL");
     let options = PostgresLockOptions { schema, ..PostgresLockOptions::default() };
-    Ok(PostgresLockStore::new(connection.config().clone(), options))
+    Ok(PostgresLockStore::new(connection, options))
 }
 
 /// Removes what the input has installed; says what that was.
@@ -376,6 +415,28 @@ pub(crate) async fn rebase(section: &InputSection) -> anyhow::Result<String> {
     }
     let count = dapper_postgres::rebase(&section.config).await?;
     Ok(format!("{count} change sets will be delivered again, marked as possible repeats"))
+}
+
+/// A filter on a field that the input's events never have would let nothing through, or everything.
+fn refuse_fields_without_images(loaded: &Loaded, input: &InputSection) -> Result<(), Problem> {
+    let images = input.config.options.get("images").and_then(|images| images.as_str()).unwrap_or("key");
+    let (name, links) = (&input.config.name, loaded.pipeline.links.iter());
+    for link in links.filter(|link| link.from == *name) {
+        let missing = link.filter.sources().find_map(|source| match (source, images) {
+            (Source::New, "key") => Some((source, "\"new\" or \"old-and-new\"")),
+            (Source::Old, "key" | "new") => Some((source, "\"old-and-new\"")),
+            _ => None,
+        });
+        if let Some((source, needed)) = missing {
+            let reason = format!(
+                "the link looks at fields of {:?}, which events of input {name:?} do not have with images = {images:?}; \
+                 set its images = {needed}",
+                source.name()
+            );
+            return Err(loaded.problem(link.lines.of(Some("where")), reason));
+        }
+    }
+    Ok(())
 }
 
 fn lease_config(loaded: &Loaded) -> Result<LeaseConfig, Problem> {
@@ -408,31 +469,6 @@ impl Leases {
 /// The inputs of the type that is built in.
 pub(crate) fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &InputSection> {
     pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
-}
-
-/// Connects to the host of a webhook, and sends nothing; has a SQL process's statement looked at by its database; looks
-/// for a command's program.
-async fn reach_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
-    if section.config.kind == dapper_sql_process::KIND {
-        return Ok(Some(dapper_sql_process::probe(&section.config).await?));
-    }
-    if section.config.kind == dapper_command::KIND {
-        return Ok(Some(dapper_command::probe(&section.config)?.display().to_string()));
-    }
-    if section.config.kind != dapper_webhook::KIND {
-        return Ok(None);
-    }
-    let Some(url) = section.config.execution_context.get(dapper_webhook::URL) else { return Ok(None) };
-    // The URL itself may hold a secret: only host and port are shown.
-    let url = Url::parse(url).ok();
-    let address = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-    let Some((host, port)) = address else { bail!("its url names no host") };
-    let host = host.trim_matches(['[', ']']);
-    match timeout(REACH_LIMIT, TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Ok(Some(format!("{host}:{port}"))),
-        Ok(Err(error)) => Err(error).with_context(|| format!("cannot reach {host}:{port}")),
-        Err(_) => bail!("{host}:{port} did not answer within {} s", REACH_LIMIT.as_secs()),
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
+use dapper_connect::Environment;
 
 use crate::arguments::{Command, Rebase, Run, Uninstall};
 use crate::assembly::{Limits, Loaded, explain};
@@ -113,7 +114,8 @@ fn load(path: &Path, backends: &Backends) -> anyhow::Result<Loaded> {
         process_types: &backends.process_types(),
     };
     let pipeline = read(&source)?;
-    let loaded = Loaded { file, pipeline };
+    let mut loaded = Loaded { file, pipeline };
+    backends::complete(&mut loaded, &Environment::new(|name| env::var(name).ok()))?;
     backends.validate(&loaded)?;
     Ok(loaded)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dapper_connect::ConnectError;
 use dapper_lock::{LockError, LockErrorKind};
 use tokio_postgres::error::{Severity, SqlState};
 
@@ -12,8 +13,8 @@ pub enum PostgresLockError {
     /// No session could be opened.
     #[error("connecting to PostgreSQL failed")]
     Connect {
-        /// The client's error.
-        source: tokio_postgres::Error,
+        /// Why.
+        source: ConnectError,
     },
     /// No session could be opened in time.
     #[error("connecting to PostgreSQL took longer than {limit:?}")]
@@ -77,7 +78,10 @@ impl PostgresLockError {
 
     fn kind(&self) -> LockErrorKind {
         match self {
-            Self::Connect { source } | Self::Statement { source, .. } => kind_of(source),
+            Self::Connect { source: ConnectError::Timeout { .. } } => LockErrorKind::Timeout,
+            Self::Connect { source: ConnectError::ReadOnly { .. } } => LockErrorKind::Refused,
+            Self::Connect { source } => source.postgres().map_or(LockErrorKind::Unavailable, kind_of),
+            Self::Statement { source, .. } => kind_of(source),
             Self::ConnectTimeout { .. } | Self::StatementTimeout { .. } => LockErrorKind::Timeout,
             Self::Standby => LockErrorKind::Refused,
             Self::SessionGone => LockErrorKind::SessionLost,

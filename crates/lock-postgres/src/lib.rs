@@ -8,8 +8,8 @@
 //! use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = "postgres://dapper@db.example/orders".parse()?;
-//! let store = PostgresLockStore::new(config, PostgresLockOptions::default());
+//! let connection = "postgres://dapper@db.example/orders".parse()?;
+//! let store = PostgresLockStore::new(connection, PostgresLockOptions::default());
 //! let manager = LockManager::new(Arc::new(store), LeaseConfig::from_ttl(Duration::from_secs(10))?);
 //! let lease = manager.acquire(&Resource::new("orders_input")?).await?;
 //! # lease.release().await?;
@@ -70,7 +70,6 @@
 #[macro_use]
 mod failpoint;
 
-mod connector;
 mod error;
 mod install;
 mod lease;

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use dapper_connect::ConnectionString;
 use dapper_lock::FencingToken;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Row};
 
-use crate::connector::Connector;
 use crate::error::PostgresLockError;
 use crate::sql;
 
@@ -55,9 +54,13 @@ impl Drop for Transport {
 
 impl Session {
     /// Connects, and refuses a server in recovery. The caller bounds the time.
-    pub(crate) async fn connect(connector: &dyn Connector, config: &Config, limit: Duration) -> Result<Self> {
-        let (client, transport) =
-            connector.connect(config).await.map_err(|source| PostgresLockError::Connect { source })?;
+    pub(crate) async fn connect(
+        connection: &ConnectionString,
+        config: &Config,
+        (connect_limit, limit): (Duration, Duration),
+    ) -> Result<Self> {
+        let connected = connection.connect_with(config, connect_limit).await;
+        let (client, transport) = connected.map_err(|source| PostgresLockError::Connect { source })?;
         let (sender, closed) = watch::channel(false);
         let transport = tokio::spawn(async move {
             // Any end is the loss of the connection; its cause also reaches whoever has a statement on its way.
@@ -185,16 +188,12 @@ async fn in_time<T>(
 }
 
 /// The connection's side: whose it is, and when to notice that the server is gone.
-pub(crate) fn prepare(config: &Config, application_name: &str, ttl: Duration) -> Config {
+pub(crate) fn prepare(connection: &ConnectionString, application_name: &str, ttl: Duration) -> Config {
     let second = Duration::from_secs(1);
-    let mut config = config.clone();
-    config.application_name(truncated(application_name, 63));
+    let mut config = connection.base().clone();
+    config.application_name(connection.application_name(application_name));
     config.keepalives(true).keepalives_idle((ttl / 2).max(second)).keepalives_interval((ttl / 6).max(second));
     config.keepalives_retries(3).tcp_user_timeout(ttl.max(second));
-    if config.get_hosts().len() + config.get_hostaddrs().len() > 1 {
-        // Of several hosts, the primary.
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    }
     config
 }
 
@@ -225,12 +224,6 @@ fn settings(ttl: Duration, synchronous_commit: &str) -> Vec<(&'static str, Strin
         settings.push(("synchronous_commit", "on".to_owned()));
     }
     settings
-}
-
-/// At most `bytes` of the text, cut between characters.
-fn truncated(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -264,11 +257,5 @@ mod tests {
         };
         assert_eq!(setting("off").unwrap().1, "on");
         assert_eq!(setting("remote_apply"), None);
-    }
-
-    #[test]
-    fn long_names_are_cut_between_characters() {
-        assert_eq!(truncated("orders", 63), "orders");
-        assert_eq!(truncated("üüü", 3), "ü");
     }
 }

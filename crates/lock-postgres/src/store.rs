@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dapper_connect::ConnectionString;
 use dapper_lock::{
     FencingToken, HeldBy, HolderId, LockError, LockStore, Renewal, Resource, StoreId, Term, TryAcquire,
 };
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Config, NoTls, Socket};
 
-use crate::connector::{Connector, TlsConnector};
 use crate::error::PostgresLockError;
 use crate::install::{self, install, is_pooled};
 use crate::lease::{self, Standing};
@@ -42,8 +40,7 @@ pub struct PostgresLockStore {
 }
 
 struct Inner {
-    connector: Box<dyn Connector>,
-    config: Config,
+    connection: ConnectionString,
     options: PostgresLockOptions,
     statements: Statements,
     /// The table's identity, once it was found and the sessions were examined.
@@ -71,24 +68,12 @@ struct SlotState {
 }
 
 impl PostgresLockStore {
-    /// A store that connects as `config` says, without TLS. Connects when it is first used.
+    /// A store that connects as the connection string says; how soon a server that is gone is noticed follows from the time
+    /// to live, whatever it says of that. Connects when it is first used.
     #[must_use]
-    pub fn new(config: Config, options: PostgresLockOptions) -> Self {
-        Self::with_tls(config, NoTls, options)
-    }
-
-    /// A store that connects as `config` says, with TLS. Connects when it is first used.
-    #[must_use]
-    pub fn with_tls<T>(config: Config, tls: T, options: PostgresLockOptions) -> Self
-    where
-        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
-        T::Stream: Send + 'static,
-        T::TlsConnect: Send,
-        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
-    {
+    pub fn new(connection: ConnectionString, options: PostgresLockOptions) -> Self {
         let inner = Inner {
-            connector: Box::new(TlsConnector(tls)),
-            config,
+            connection,
             statements: Statements::new(&options.schema),
             shared: AtomicBool::new(!options.use_sessions),
             options,
@@ -299,9 +284,9 @@ impl Inner {
     }
 
     async fn open(&self, application_name: &str, ttl: Duration) -> Result<Session> {
-        let config = session::prepare(&self.config, application_name, ttl);
+        let config = session::prepare(&self.connection, application_name, ttl);
         let limit = self.options.connect_timeout;
-        let session = timeout(limit, Session::connect(&*self.connector, &config, ttl)).await;
+        let session = timeout(limit, Session::connect(&self.connection, &config, (limit, ttl))).await;
         session.unwrap_or(Err(PostgresLockError::ConnectTimeout { limit }))
     }
 

@@ -107,14 +107,15 @@ async fn a_standby_is_refused_and_a_primary_found_among_several_hosts() {
     })
     .await
     .unwrap();
-    let on = |server: &Server| server.url("postgres").parse::<tokio_postgres::Config>().unwrap();
+    let on = |server: &Server| server.url("postgres").parse::<dapper_connect::ConnectionString>().unwrap();
     let store = |config| PostgresLockStore::new(config, PostgresLockOptions::default());
     let error = store(on(&standby)).try_acquire(&resource(), &HolderId::random(), TTL).await.unwrap_err();
     assert_eq!(error.kind, LockErrorKind::Refused);
     assert!(chain(&error).contains("standby"), "{}", chain(&error));
 
-    let mut several = on(&standby);
-    several.host("127.0.0.1").port(on(&primary).get_ports()[0]);
-    granted(&store(several), HolderId::random(), TTL).await;
+    let (host, port) = primary.address();
+    let several =
+        format!("{} host={host},{host} port={},{port}", standby.dsn("postgres"), standby.address().1);
+    granted(&store(several.parse().unwrap()), HolderId::random(), TTL).await;
     tokio::task::spawn_blocking(move || drop((standby, primary))).await.unwrap();
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use dapper_connect::ConnectionString;
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore};
 use dapper_testkit::pooler;
-use tokio_postgres::Config;
 
 use crate::support::{acquire, database, manager, row, until};
 
@@ -12,7 +12,7 @@ use crate::support::{acquire, database, manager, row, until};
 async fn leases_do_without_sessions() {
     let database = database().await;
     let watcher = database.connect().await.unwrap();
-    let pooled: Config = pooler(&database).await.unwrap().parse().unwrap();
+    let pooled: ConnectionString = pooler(&database).await.unwrap().parse().unwrap();
     let store = || PostgresLockStore::new(pooled.clone(), PostgresLockOptions::default());
     let ttl = Duration::from_secs(3);
     let (one, two) = (manager(store(), ttl), manager(store(), ttl));

@@ -4,11 +4,12 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dapper_connect::ConnectionString;
 use dapper_lock::{HolderId, Lease, LeaseConfig, LockManager, LockStore, Resource, Term, TryAcquire};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore};
 use dapper_testkit::{Database, Faults, Flow, Proxy};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 pub(crate) const SHORT: Duration = Duration::from_secs(1);
@@ -17,7 +18,7 @@ pub(crate) async fn database() -> Database {
     Database::create().await.unwrap()
 }
 
-pub(crate) fn config(database: &Database) -> Config {
+pub(crate) fn config(database: &Database) -> ConnectionString {
     database.url().parse().unwrap()
 }
 

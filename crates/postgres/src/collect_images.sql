@@ -5,16 +5,16 @@
                 SELECT (SELECT w.last_value FROM {schema}.wake_up w), pg_catalog.count(*),
                        pg_catalog.string_agg(n.k, ','), pg_catalog.string_agg(n.i, ',')
                   INTO state, changed, ids, old_images
-                  FROM (SELECT {key} AS k, {old_image} AS i FROM old_rows r LIMIT 17) n;
+                  FROM (SELECT {key} AS k, {old_image} AS i FROM {old_rows} r LIMIT 17) n;
             ELSE
                 SELECT (SELECT w.last_value FROM {schema}.wake_up w), pg_catalog.count(*),
                        pg_catalog.string_agg(n.k, ','), pg_catalog.string_agg(n.i, ',')
                   INTO state, changed, ids, new_images
-                  FROM (SELECT {key} AS k, {new_image} AS i FROM new_rows r LIMIT 17) n;
+                  FROM (SELECT {key} AS k, {new_image} AS i FROM {new_rows} r LIMIT 17) n;
                 IF TG_OP OPERATOR(pg_catalog.=) 'UPDATE' THEN
                     SELECT pg_catalog.string_agg(n.k, ','), pg_catalog.string_agg(n.i, ',')
                       INTO old_ids, old_images
-                      FROM (SELECT {key} AS k, {old_image} AS i FROM old_rows r LIMIT 17) n;
+                      FROM (SELECT {key} AS k, {old_image} AS i FROM {old_rows} r LIMIT 17) n;
                     by_statement := COALESCE(old_ids OPERATOR(pg_catalog.<>) ids,
                         (old_ids IS NULL) OPERATOR(pg_catalog.<>) (ids IS NULL));
                 END IF;

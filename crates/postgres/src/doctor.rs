@@ -10,10 +10,10 @@ use dapper_core::InputConfig;
 use tokio_postgres::Client;
 
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 use crate::layout::{self, Fit};
 use crate::options::Options;
 use crate::session::Session;
+use dapper_connect::ConnectionString;
 
 /// From where on something is a problem.
 #[derive(Clone, Copy, Debug)]
@@ -116,7 +116,6 @@ async fn examine_session(
     if !layout(client, options, findings).await? {
         return Ok(());
     }
-    findings.extend(server::casts(client, options).await?);
     findings.extend(storage::missed(client, options).await?);
     findings.extend(tables::tables(client, options).await?);
     findings.extend(storage::cursor(session, options).await?);

@@ -1,5 +1,6 @@
 //! What can go wrong between an input and its database.
 
+use dapper_connect::{ConnectError, ConnectionStringError};
 use dapper_core::{ErrorKind, InputError};
 use dapper_lock::LockError;
 
@@ -23,13 +24,11 @@ pub enum PostgresError {
         /// What is wrong, without the text itself.
         reason: String,
     },
-    /// The server can't be reached, or refuses us.
-    #[error("can't connect to PostgreSQL at {server}")]
+    /// The server can't be reached, can't prove who it is, or refuses us.
+    #[error(transparent)]
     Connect {
-        /// Hosts, port, database and user.
-        server: String,
-        /// What the client library says.
-        source: tokio_postgres::Error,
+        /// Why.
+        source: ConnectError,
     },
     /// Connecting took too long.
     #[error(
@@ -332,5 +331,11 @@ impl PostgresError {
             Self::SinkClosed => InputError::SinkClosed { input },
             other => InputError::Failed { input, kind: other.kind(), source: Box::new(other) },
         }
+    }
+}
+
+impl From<ConnectionStringError> for PostgresError {
+    fn from(error: ConnectionStringError) -> Self {
+        Self::ConnectionString { reason: error.reason }
     }
 }

@@ -1,9 +1,11 @@
 //! Which row images an input captures, and which columns never are in one.
 
+use dapper_core::glob;
+
 use crate::PostgresError;
-use crate::capture::Source;
+use crate::capture::{Source, json_sql};
 use crate::names::{quote_identifier, quote_literal};
-use crate::patterns::{glob, like};
+use crate::patterns::like;
 
 /// What of a row goes into an event besides its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,21 +95,32 @@ pub(crate) fn like_array(patterns: &[&str]) -> String {
     format!("ARRAY[{}]::pg_catalog.text[]", patterns.join(", "))
 }
 
-/// The expression for the image of row `r`. Where no column can be left out it is the row whatever columns it has by then;
-/// else the columns that are known not to be left out, so that what a column's name does not tell yet never gets out.
-pub(crate) fn image_sql(columns: &[String], excluded: &[&str]) -> String {
-    if excluded.is_empty() {
-        return "pg_catalog.row_to_json(r.*)::pg_catalog.text".to_owned();
-    }
+/// The expression for the image of row `r`: of the columns that are known not to be left out, so that what a column's name
+/// does not tell yet never gets out.
+pub(crate) fn image_sql(schema: &str, columns: &[String], excluded: &[&str]) -> String {
     let left: Vec<String> = columns
         .iter()
         .filter(|column| !excluded.iter().any(|pattern| glob(pattern, column)))
-        .map(|column| format!("r.{}", quote_identifier(column)))
+        .map(|column| {
+            let column = quote_identifier(column);
+            format!("{} AS {column}", json_sql(schema, &column))
+        })
         .collect();
     if left.is_empty() {
         return format!("{}::pg_catalog.text", quote_literal("{}"));
     }
     format!("(SELECT pg_catalog.row_to_json(x.*)::pg_catalog.text FROM (SELECT {}) x)", left.join(", "))
+}
+
+/// The rows of a transition table. Where no column can be left out the image is the row whatever columns it has by then: so
+/// this does not parse when the table has more or fewer than it had, and the statement that asks the catalog takes its place.
+pub(crate) fn rows_sql(transition_table: &str, columns: &[String], excluded: &[&str]) -> String {
+    if excluded.is_empty() {
+        let nulls = vec!["NULL"; columns.len()].join(", ");
+        format!("(SELECT o.* FROM {transition_table} o UNION ALL SELECT {nulls} WHERE false)")
+    } else {
+        transition_table.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -144,6 +157,6 @@ mod tests {
     #[test]
     fn an_image_without_columns_is_an_object_all_the_same() {
         let columns = ["a".to_owned()];
-        assert_eq!(image_sql(&columns, &["*"]), "'{}'::pg_catalog.text");
+        assert_eq!(image_sql("s", &columns, &["*"]), "'{}'::pg_catalog.text");
     }
 }

@@ -14,19 +14,17 @@ DECLARE
     pairs_sql text;
     source text;
 BEGIN
-    IF pg_catalog.cardinality(excluded) = 0 THEN
-        image := 'pg_catalog.row_to_json(r.*)::pg_catalog.text';
-    ELSE
-        SELECT COALESCE('(SELECT pg_catalog.row_to_json(x.*)::pg_catalog.text FROM (SELECT '
-                   || pg_catalog.string_agg(pg_catalog.format('r.%I', c.name), ', ' ORDER BY c.attnum) || ') x)',
-                   '''{}''::pg_catalog.text')
-          INTO image
-          FROM (SELECT a.attnum, (pg_catalog.pg_identify_object_as_address(
-                           'pg_catalog.pg_class'::pg_catalog.regclass, a.attrelid, a.attnum)).object_names[3] AS name
-                  FROM pg_catalog.pg_attribute a
-                 WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped) c
-         WHERE c.name NOT LIKE '........pg.dropped.%' AND NOT (c.name COLLATE pg_catalog."C" LIKE ANY (excluded));
-    END IF;
+    SELECT COALESCE('(SELECT pg_catalog.row_to_json(x.*)::pg_catalog.text FROM (SELECT '
+               || pg_catalog.string_agg(pg_catalog.format(
+                      'CASE WHEN pg_catalog.pg_typeof(r.%1$I)::pg_catalog.oid OPERATOR(pg_catalog.<) 16384::pg_catalog.oid '
+                      'THEN pg_catalog.to_json(r.%1$I) ELSE {schema_literal}.value_to_json(r.%1$I)::pg_catalog.json END AS %1$I',
+                      c.name), ', ' ORDER BY c.attnum) || ') x)', '''{}''::pg_catalog.text')
+      INTO image
+      FROM (SELECT a.attnum, (pg_catalog.pg_identify_object_as_address(
+                       'pg_catalog.pg_class'::pg_catalog.regclass, a.attrelid, a.attnum)).object_names[3] AS name
+              FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped) c
+     WHERE c.name NOT LIKE '........pg.dropped.%' AND NOT (c.name COLLATE pg_catalog."C" LIKE ANY (excluded));
     IF operation = 'UPDATE' THEN
         pairs_sql := CASE pg_catalog.cardinality(columns)
             WHEN 0 THEN $sql$

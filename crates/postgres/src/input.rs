@@ -22,6 +22,8 @@ use crate::session::Session;
 const COMPARE_EVERY: Duration = Duration::from_secs(2);
 /// How long a fresh holder leaves the tables alone.
 const COVER_AFTER: Duration = Duration::from_millis(100);
+/// So much of a holder's id tells it from the others.
+const HOLDER_CHARACTERS: usize = 8;
 /// How long the end of a holder waits for what is in the processes' hands.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -49,7 +51,7 @@ impl PostgresInput {
     /// schema of ours that is missing and that this role may not create.
     pub async fn new(config: InputConfig, locks: Arc<LockManager>) -> Result<Self, PostgresError> {
         let options = Options::parse(&config)?;
-        let session = Session::open(&options.connection, &application_name(&options)).await?;
+        let session = Session::open(&options.connection, &replica_name(&options, &locks)).await?;
         layout::ensure(&session, &options).await?;
         let meter = InputMeter::new(&options.names.id);
         meter.is(Some(State::Starting));
@@ -80,7 +82,8 @@ impl PostgresInput {
     }
 
     async fn attempt(&self, sink: &EventSink, stop: &CancellationToken) -> Result<(), PostgresError> {
-        let mut session = Session::open(&self.options.connection, &application_name(&self.options)).await?;
+        let name = replica_name(&self.options, &self.locks);
+        let mut session = Session::open(&self.options.connection, &name).await?;
         self.meter.sessions.increment(1);
         let access = layout::ensure(&session, &self.options).await?;
         let prepared = Prepared::on(&session, &self.options).await?;
@@ -89,13 +92,15 @@ impl PostgresInput {
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
         self.meter.is(Some(State::StandingBy));
-        tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");
+        let holder = self.locks.holder_id();
+        tracing::info!(input = self.id(), resource = resource.as_str(), %holder, "standing by");
         let lease = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = session.closed() => return Err(PostgresError::ConnectionLost),
             lease = self.locks.acquire(&resource) => lease?,
         };
-        tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
+        let token = lease.token().get();
+        tracing::info!(input = self.id(), token, %holder, "lease acquired");
         reach!(AfterGrant);
         let outcome = self.hold(&mut session, (prepared, &access), (&lease, store), sink, stop).await;
         if outcome.is_err() {
@@ -104,7 +109,7 @@ impl PostgresInput {
         reach!(BeforeRelease);
         // Releasing is a courtesy to the next holder: when it fails, the lease ends by itself.
         let released = lease.release().await;
-        tracing::info!(input = self.id(), released = released.is_ok(), "lease given up");
+        tracing::info!(input = self.id(), token, released = released.is_ok(), "lease given up");
         outcome
     }
 
@@ -171,7 +176,8 @@ impl PostgresInput {
         let mut announced = false;
         let mut pauses = coverage::Pauses::default();
         loop {
-            match Session::open(&self.options.connection, &application_name(&self.options)).await {
+            let name = replica_name(&self.options, &self.locks);
+            match Session::open(&self.options.connection, &name).await {
                 Err(error) => report(error),
                 Ok(session) => loop {
                     match coverage::reconcile(session.client(), &self.options, mode, &mut pauses).await {
@@ -246,7 +252,14 @@ pub(crate) fn resource(options: &Options, session: &Session) -> Result<Resource,
         .map_err(|_| PostgresError::Unexpected { what: "the lease's resource", value: name })
 }
 
-/// What `pg_stat_activity` shows for our connections.
+/// What `pg_stat_activity` shows for a replica's connections: which input, and the start of the id by which the lease
+/// names its holder.
+fn replica_name(options: &Options, locks: &LockManager) -> String {
+    let holder: String = locks.holder_id().to_string().chars().take(HOLDER_CHARACTERS).collect();
+    format!("{} {holder}", application_name(options))
+}
+
+/// What the name of each of our connections is, or starts with, in `pg_stat_activity`.
 pub(crate) fn application_name(options: &Options) -> String {
     options.names.schema.replacen('_', " ", 1)
 }

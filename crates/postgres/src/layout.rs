@@ -14,7 +14,7 @@ use crate::options::{Install, Options};
 use crate::session::{Server, Session, bounded};
 
 /// Grows with every change of the objects in the schema or of what they mean; kept in the schema's comment.
-const LAYOUT: i64 = 3;
+const LAYOUT: i64 = 4;
 /// The oldest layout whose versions may run on this one. They change nothing of it, and neither may they install.
 const USABLE_FROM: i64 = 2;
 /// The oldest layout that this version runs on, where it may not bring it up to date.

@@ -33,7 +33,6 @@ mod failpoint;
 
 mod audit;
 mod capture;
-mod connection;
 mod coverage;
 mod cursor;
 mod dead_letters;
@@ -71,7 +70,7 @@ mod wire;
 mod tests;
 
 pub use audit::{AuditRecord, audit};
-pub use connection::ConnectionString;
+pub use dapper_connect::ConnectionString;
 pub use dead_letters::{
     DeadLetter, DeadLetterFilter, DeadLetters, dead_letters, discard_dead_letters, retry_dead_letters,
 };

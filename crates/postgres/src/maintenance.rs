@@ -8,12 +8,12 @@ use dapper_lock::{Resource, StoreId};
 
 use crate::PostgresError;
 use crate::audit::record;
-use crate::connection::ConnectionString;
 use crate::input::{application_name, resource};
 use crate::layout;
 use crate::names::quote_identifier;
 use crate::options::Options;
 use crate::session::{Session, bounded};
+use dapper_connect::ConnectionString;
 
 /// How long connections of replicas that have just ended may still be seen by the server.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
@@ -190,7 +190,8 @@ pub(crate) async fn refuse_while_running(session: &Session, options: &Options) -
             "looking for replicas",
             session.client().query_one(
                 "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
-                  WHERE application_name = $1 AND datname = pg_catalog.current_database()",
+                  WHERE (application_name = $1 OR pg_catalog.starts_with(application_name, $1 || ' '))
+                    AND datname = pg_catalog.current_database()",
                 &[&application_name(options)],
             ),
         )
@@ -268,7 +269,7 @@ mod tests {
         let store = Arc::new(MemoryStore::new());
         let input = tokio::spawn(PostgresInput::new(config("orders-input", database.url()), locks(&store)));
         let blocked = "SELECT EXISTS (SELECT FROM pg_stat_activity
-                        WHERE application_name = 'dapper orders_input' AND wait_event_type = 'Lock')";
+                        WHERE application_name LIKE 'dapper orders_input%' AND wait_event_type = 'Lock')";
         wait_until(&watcher, blocked).await;
         other.batch_execute("COMMIT").await.unwrap();
         input.await.unwrap().unwrap();

@@ -6,10 +6,10 @@ use dapper_core::{InputConfig, Operation};
 use serde_json::Value;
 
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 use crate::images::{ColumnPatterns, Images};
 use crate::names::Names;
 use crate::patterns::TablePatterns;
+use dapper_connect::ConnectionString;
 
 /// The options of [`InputConfig::options`] that this input knows.
 pub const OPTION_KEYS: [&str; 10] = [

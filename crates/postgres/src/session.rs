@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dapper_connect::{ConnectError, ConnectionString, Driver};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client};
 
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 
 /// Texts of foreign notifications kept until the reader looks at them; more are counted by their absence.
 const FOREIGN_NOTIFICATIONS: usize = 64;
@@ -78,9 +78,7 @@ impl Session {
     }
 
     async fn connect(connection: &ConnectionString, application_name: &str) -> Result<Self, PostgresError> {
-        let mut config = connection.config().clone();
-        config.application_name(application_name);
-        let (client, driver) = config.connect(NoTls).await.map_err(|source| refusal(connection, source))?;
+        let (client, driver) = connection.connect(application_name).await.map_err(refusal)?;
         let (closed_sender, closed) = watch::channel(false);
         let (notifications, foreign) = Notifications::none();
         let told = (
@@ -119,7 +117,7 @@ impl Session {
 
 /// Polls the connection until it ends. It must never wait for anything else: every query hangs meanwhile.
 async fn drive(
-    mut connection: Connection<Socket, tokio_postgres::tls::NoTlsStream>,
+    mut connection: Driver,
     (wake, parked, paused): (Arc<Notify>, Arc<AtomicBool>, Arc<AtomicBool>),
     foreign: mpsc::Sender<String>,
     closed: watch::Sender<bool>,
@@ -199,12 +197,12 @@ fn refuse_old(version_number: i32, version: &str, server: &str) -> Result<(), Po
 }
 
 /// A refusal of several hosts because none accepts writes is the standby error too.
-fn refusal(connection: &ConnectionString, source: tokio_postgres::Error) -> PostgresError {
-    let text = std::error::Error::source(&source).map(ToString::to_string).unwrap_or_default();
-    if text.contains("does not allow writes") {
-        return PostgresError::Standby { server: connection.to_string() };
+fn refusal(error: ConnectError) -> PostgresError {
+    match error {
+        ConnectError::ReadOnly { server } => PostgresError::Standby { server },
+        ConnectError::Timeout { server, seconds } => PostgresError::ConnectTimeout { server, seconds },
+        source => PostgresError::Connect { source },
     }
-    PostgresError::Connect { server: connection.to_string(), source }
 }
 
 /// Bounds a wait for the server on our side too: the server's own limit does not help when it no longer answers.

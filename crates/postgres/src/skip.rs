@@ -78,7 +78,7 @@ pub async fn skip_candidates(config: &InputConfig) -> Result<Vec<SkipCandidate>,
     let (client, schema) = (session.client(), quote_identifier(&options.names.schema));
     let doing = "looking for what is in the way";
     let unread = format!(
-        "SELECT s.seq, s.id::text, s.captured_at::text, s.payload FROM {schema}.change_sets s, {schema}.cursors c
+        "SELECT s.seq, s.id::text, s.captured_at::text, s.payload, s.changes FROM {schema}.change_sets s, {schema}.cursors c
           WHERE c.partition = 0 AND {UNREAD} ORDER BY s.seq LIMIT 1"
     );
     let parked = format!(
@@ -156,7 +156,7 @@ async fn skip_change_set(
     let sql = format!(
         "DELETE FROM {schema}.change_sets s USING {schema}.cursors c WHERE c.partition = 0 AND s.seq = $1 AND {UNREAD}
          RETURNING s.seq, s.id::text,
-                   pg_catalog.to_char(s.captured_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), s.payload"
+                   pg_catalog.to_char(s.captured_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), s.payload, s.changes"
     );
     let row = bounded("skipping", client.query_opt(&sql, &[&seq])).await?;
     let row =
@@ -237,7 +237,7 @@ fn change_set(row: &Row) -> ChangeSet {
         id: row.get(1),
         captured_at: row.get::<_, &str>(2).into(),
         payload: row.get(3),
-        changes: 0,
+        changes: usize::try_from(row.get::<_, i32>(4)).unwrap_or_default(),
         claimed_before: true,
     }
 }

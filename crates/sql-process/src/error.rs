@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use dapper_connect::{ConnectError, ConnectionStringError};
 use dapper_core::ProcessError;
 use dapper_inbox::InboxError;
 
@@ -25,7 +26,7 @@ pub enum SqlProcessError {
     #[error("{CONNECTION_STRING:?} can't be used")]
     ConnectionString {
         /// What is wrong with it.
-        source: Box<dyn Error + Send + Sync>,
+        source: ConnectionStringError,
     },
     /// The statement can't be used.
     #[error("{STATEMENT:?} {reason}")]
@@ -55,12 +56,10 @@ pub enum SqlProcessError {
         expected: String,
     },
     /// No connection could be had.
-    #[error("cannot connect to {server}")]
+    #[error(transparent)]
     Connect {
-        /// Hosts, port, database and user.
-        server: String,
-        /// What the client library says.
-        source: tokio_postgres::Error,
+        /// Why.
+        source: ConnectError,
     },
     /// Something took too long. What was done was not committed.
     #[error("{task} took longer than {timeout:?}")]
@@ -108,7 +107,8 @@ impl SqlProcessError {
     #[must_use]
     pub fn kind(&self) -> SqlErrorKind {
         let is_transient = match self {
-            Self::Connect { source, .. } | Self::Failed { source, .. } => is_transient(source),
+            Self::Connect { source } => source.is_transient(),
+            Self::Failed { source, .. } => is_transient(source),
             Self::Timeout { .. } | Self::UnknownOutcome { .. } => true,
             Self::Inbox(error) => error.is_transient(),
             _ => false,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dapper_inbox::Inbox;
 use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 
 use crate::error::SqlProcessError;
 use crate::settings::Settings;
@@ -79,16 +79,16 @@ impl Taken<'_> {
 
 /// Connects, and sets the session up.
 pub(crate) async fn connect(settings: &Settings, application_name: &str) -> Result<Client, SqlProcessError> {
-    let refused = |source| SqlProcessError::Connect { server: settings.connection.to_string(), source };
-    let mut config = settings.connection.config().clone();
-    config.application_name(application_name);
-    let (client, driver) = config.connect(NoTls).await.map_err(refused)?;
+    let connected = settings.connection.connect(application_name).await;
+    let (client, driver) = connected.map_err(|source| SqlProcessError::Connect { source })?;
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             tracing::debug!(%error, "a connection of a SQL process has ended");
         }
     });
-    client.batch_execute(&set_up(settings.statement_timeout)).await.map_err(refused)?;
+    let task = "setting up the session";
+    let done = client.batch_execute(&set_up(settings.statement_timeout)).await;
+    done.map_err(|source| SqlProcessError::Failed { task, source })?;
     Ok(client)
 }
 

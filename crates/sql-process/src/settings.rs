@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use dapper_connect::ConnectionString;
 use dapper_core::ProcessConfig;
 use dapper_inbox::{Inbox, InboxOptions, NameError, SchemaName};
-use dapper_postgres::ConnectionString;
 use jiff::SignedDuration;
 
 use crate::error::SqlProcessError;
@@ -66,7 +66,7 @@ impl Settings {
         let timeout = read_timeout(TIMEOUT, text(TIMEOUT))?.unwrap_or(DEFAULT_TIMEOUT);
         Ok(Self {
             connection: ConnectionString::parse(&address)
-                .map_err(|source| SqlProcessError::ConnectionString { source: source.into() })?,
+                .map_err(|source| SqlProcessError::ConnectionString { source })?,
             template: Template::read(text(STATEMENT).unwrap_or_default())?,
             inbox: read_inbox(&config.name, text)?,
             timeout,

@@ -1,5 +1,7 @@
 //! Servers that are there and cannot be used: one clear error each, by `run` as by `check`.
 
+use std::os::unix::fs::PermissionsExt;
+
 use crate::support::{CANARY, Dapper, SMALL, database};
 use dapper_testkit::{Database, Server, ServerOptions, connect};
 use tokio_postgres::Client;
@@ -114,6 +116,52 @@ fn connection_strings_that_are_none() {
         refused(&with_lock, &[("LOCK_DATABASE_URL", text)], "2: connection_string ", "");
     }
     refused(SMALL, &[("DATABASE_URL", "")], "4: ", "\"connection_string\" is empty");
+}
+
+/// What the string leaves out comes from variables and files, for each place that has a connection string.
+#[tokio::test]
+async fn variables_and_a_password_file_complete_connection_strings() {
+    let (database, _) = database().await;
+    let (host, port) = database.server().address();
+    let url = database.url();
+    let password = url.split([':', '@']).nth(2).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("passwords");
+    std::fs::write(&file, format!("{host}:{port}:*:dapper:{password}\n")).unwrap();
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    let sql = "\n[[processes]]\nname = \"copy\"\ntype = \"sql\"\n[processes.execution_context]\n\
+               connection_string = \"postgresql://\"\nstatement = \"SELECT :event_id\"\n\
+               [[links]]\ninput = \"orders-input\"\nprocess = \"copy\"\n";
+    let pipeline = format!("{WITH_LOCK}{SMALL}{sql}");
+    let port = port.to_string();
+    let variables = [
+        ("DATABASE_URL", "postgresql://"),
+        ("LOCK_DATABASE_URL", "user=dapper"),
+        ("PGHOST", host.as_str()),
+        ("PGPORT", &port),
+        ("PGUSER", "dapper"),
+        ("PGDATABASE", database.name()),
+        ("PGPASSFILE", file.to_str().unwrap()),
+    ];
+    let check = |variables: &[(&str, &str)]| {
+        let dapper = Dapper::new(&pipeline, &["check", "pipeline.toml"]);
+        variables.iter().fold(dapper, |dapper, (name, value)| dapper.env(name, value)).run()
+    };
+    let said = check(&variables);
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    assert_eq!(said.out.matches(database.name()).count(), 3, "{said:?}");
+
+    let refused = |name, value, wanted: &str| {
+        let said = check(&[&variables[..], &[(name, value)]].concat());
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(
+            said.err.starts_with("error: pipeline.toml:2: connection_string ") && said.err.contains(wanted),
+            "{said:?}"
+        );
+    };
+    refused("PGSSLMODE", CANARY, "(sslmode is from the variable PGSSLMODE)");
+    refused("PGREQUIREPEER", CANARY, "the variable PGREQUIREPEER, which is not supported");
+    refused("PGSERVICE", CANARY, "names a service that is not there");
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

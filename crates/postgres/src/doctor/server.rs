@@ -4,10 +4,10 @@ use tokio_postgres::Client;
 
 use super::Finding;
 use crate::PostgresError;
-use crate::connection::ConnectionString;
 use crate::layout;
 use crate::options::{Install, Options, WakeUp};
 use crate::session::{Session, bounded};
+use dapper_connect::ConnectionString;
 
 pub(super) async fn server(
     client: &Client,
@@ -161,39 +161,5 @@ pub(super) async fn rights(session: &Session, options: &Options) -> Result<Vec<F
             let what = format!("role {role:?} may run; it does not install, since it {lacks}");
             Finding::note("rights", what)
         }
-    }])
-}
-
-/// Casts to json that run somebody's own code, and whose types columns have: our functions call them, with the rights of
-/// the role that owns the functions.
-const CASTS: &str = "
-SELECT pg_catalog.format('%s of %s', pg_catalog.format_type(c.castsource, NULL), f.rolname),
-       o.rolname::text, o.rolsuper
-  FROM pg_catalog.pg_cast c
-  JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
-  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-  JOIN pg_catalog.pg_roles f ON f.oid = p.proowner
-  JOIN pg_catalog.pg_namespace n ON n.nspname = $1
-  JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
- WHERE c.casttarget = 'pg_catalog.json'::pg_catalog.regtype AND l.lanname NOT IN ('internal', 'c')
-   AND NOT f.rolsuper AND p.proowner <> n.nspowner
- ORDER BY 1";
-
-/// Whose code runs with our rights; see [`CASTS`].
-pub(super) async fn casts(client: &Client, options: &Options) -> Result<Vec<Finding>, PostgresError> {
-    let rows = bounded("looking for casts", client.query(CASTS, &[&options.names.schema])).await?;
-    let Some(first) = rows.first() else { return Ok(Vec::new()) };
-    let (owner, is_superuser): (&str, bool) = (first.get(1), first.get(2));
-    let casts: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let what = format!(
-        "cast(s) to json run when a captured column has their type, with the rights of {owner:?}, who owns the trigger \
-         functions: {}",
-        casts.join(", ")
-    );
-    let remedy = "drop the casts, or install with a role that is nobody else; see docs/permissions.md";
-    Ok(vec![if is_superuser {
-        Finding::problem("rights", what, remedy)
-    } else {
-        Finding::note("rights", what)
     }])
 }

@@ -78,7 +78,8 @@ pub(super) async fn cursor(session: &Session, options: &Options) -> Result<Vec<F
     let sql = format!(
         "SELECT c.system_identifier, c.token, c.attempt,
                 (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity a
-                  WHERE a.application_name = $1 AND a.datname = pg_catalog.current_database())
+                  WHERE (a.application_name = $1 OR pg_catalog.starts_with(a.application_name, $1 || ' '))
+                    AND a.datname = pg_catalog.current_database())
            FROM {schema}.cursors c WHERE c.partition = 0"
     );
     let name = application_name(options);

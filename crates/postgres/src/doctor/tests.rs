@@ -291,20 +291,3 @@ async fn unread_changes_their_size_and_the_state_of_the_cursor_are_measured() {
     fixture.execute("DELETE FROM dapper_orders_input.cursors").await;
     assert!(problem(&examined(&fixture.options).await, "cursor").starts_with("the cursor row is gone"));
 }
-
-#[tokio::test]
-async fn code_that_would_run_with_our_rights_is_named() {
-    let server = server(&[]).await;
-    let database = Database::create_on(&server).await.unwrap();
-    let client = database.connect().await.unwrap();
-    let config = config("i", database.url());
-    crate::install(&config).await.unwrap();
-    let options = Options::parse(&config).unwrap();
-    assert!(!format!("{:?}", examined(&options).await).contains("cast(s)"));
-    let sql = "CREATE ROLE owner; CREATE TYPE mood AS ENUM ('good'); ALTER TYPE mood OWNER TO owner;
-               CREATE FUNCTION told(mood) RETURNS json LANGUAGE sql AS 'SELECT NULL::json';
-               ALTER FUNCTION told(mood) OWNER TO owner; CREATE CAST (mood AS json) WITH FUNCTION told(mood)";
-    client.batch_execute(sql).await.unwrap();
-    let findings = format!("{:?}", examined(&options).await);
-    assert!(findings.contains("mood of owner"), "{findings}");
-}

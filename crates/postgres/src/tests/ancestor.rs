@@ -16,8 +16,8 @@ use tokio_postgres::Client;
 
 use super::support::{Replica, WAIT, config, locks, wait_until_covered};
 use crate::PostgresInput;
-use crate::connection::ConnectionString;
 use crate::session::{Notifications, Session};
+use dapper_connect::ConnectionString;
 
 /// The ancestor's installation, for tables that exist now.
 const ANCESTOR: &str = r"

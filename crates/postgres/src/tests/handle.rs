@@ -91,7 +91,7 @@ async fn a_slow_event_does_not_stop_the_others() {
 async fn a_lost_connection_ends_the_input_and_nothing_is_lost() {
     let (database, client, store, replica) = leading().await;
     client
-        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'dapper i' AND datname = current_database()")
+        .batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'dapper i%' AND datname = current_database()")
         .await
         .unwrap();
     client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();

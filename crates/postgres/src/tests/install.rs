@@ -152,6 +152,23 @@ async fn an_older_layout_is_brought_up_to_date_and_nothing_unread_is_lost() {
     assert_eq!(fixture.lines().await, ["a create 7", "a create 8"]);
 }
 
+/// Layout 3 had no function for values of types that are not the server's own.
+#[tokio::test]
+async fn functions_of_layout_3_are_made_anew_and_its_versions_may_go_on_reading() {
+    let mut fixture = Fixture::new("CREATE TYPE mood AS ENUM ('good'); CREATE TABLE a (id mood)").await;
+    fixture
+        .execute(
+            "DROP FUNCTION dapper_orders_input.value_to_json;
+             COMMENT ON SCHEMA dapper_orders_input IS 'dapper input orders_input, usable from layout 2, layout 3'",
+        )
+        .await;
+    assert_eq!(layout::ensure(&fixture.session, &fixture.options).await.unwrap(), Access::Full);
+    let found = layout::find(&fixture.client, "dapper_orders_input").await.unwrap();
+    assert_eq!(format!("{found:?}"), "Some(Found { layout: 4, usable_from: 2 })");
+    fixture.execute("INSERT INTO a VALUES ('good')").await;
+    assert_eq!(fixture.lines().await, ["a create good"]);
+}
+
 #[tokio::test]
 async fn a_replica_that_may_not_install_says_what_is_missing_and_touches_nothing() {
     let fixture = Fixture::new("CREATE TABLE a (id int PRIMARY KEY)").await;
@@ -265,7 +282,7 @@ async fn uninstalling_leaves_no_trace() {
     let refused = crate::uninstall(&config).await;
     assert!(matches!(refused, Err(PostgresError::Running { connections: 1 })), "{refused:?}");
     drop(running);
-    let sql = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'dapper orders_input' AND datname = current_database()";
+    let sql = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name LIKE 'dapper orders_input%' AND datname = current_database()";
     super::support::wait_until(&fixture.client, sql).await;
 
     let report = crate::uninstall(&config).await.unwrap();

@@ -114,3 +114,75 @@ async fn a_key_renamed_under_an_open_snapshot_fails_no_statement() {
         assert_eq!(fixture.lines().await, ["t create ", "t update "], "{images}");
     }
 }
+
+/// A cast that somebody made for a type of their own would run with the rights of whoever installed.
+#[tokio::test]
+async fn a_cast_to_json_runs_with_nobody_elses_rights() {
+    for images in ["key", "new", "old-and-new"] {
+        no_cast_runs(images).await;
+    }
+}
+
+async fn no_cast_runs(images: &str) {
+    let mut fixture = Fixture::with(
+        "CREATE TABLE public.stolen (id text); DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$; GRANT INSERT ON stolen TO mallory;
+         GRANT CREATE ON SCHEMA public TO mallory; SET ROLE mallory;
+         CREATE TYPE mood AS ENUM ('good', 'so \"so\"'); CREATE DOMAIN felt AS mood; CREATE DOMAIN number AS int;
+         CREATE TYPE pair AS (a int, \"B b\" mood); CREATE TYPE moods AS RANGE (subtype = mood);
+         CREATE FUNCTION told(mood) RETURNS json LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.stolen SELECT current_user; RETURN ''666''; END';
+         CREATE FUNCTION told(moods) RETURNS json LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO public.stolen SELECT current_user; RETURN ''666''; END';
+         CREATE CAST (mood AS json) WITH FUNCTION told(mood); CREATE CAST (moods AS json) WITH FUNCTION told(moods);
+         CREATE TABLE a (k mood PRIMARY KEY); CREATE TABLE b (k mood[] PRIMARY KEY); CREATE TABLE c (k felt PRIMARY KEY);
+         CREATE TABLE d (k pair PRIMARY KEY); CREATE TABLE e (k pair[] PRIMARY KEY); CREATE TABLE f (k moods PRIMARY KEY);
+         CREATE TABLE g (k number PRIMARY KEY, v number[]); CREATE TABLE h (id int PRIMARY KEY);
+         CREATE TABLE j (n int, k mood, PRIMARY KEY (n, k)); RESET ROLE",
+        |config| _ = config.options.insert("images".into(), images.into()),
+    )
+    .await;
+    fixture
+        .execute(
+            "SET ROLE mallory;
+             INSERT INTO a VALUES ('good'); UPDATE a SET k = 'so \"so\"';
+             INSERT INTO b VALUES ('{good,NULL}'), ('{{good},{good}}'), ('{}');
+             INSERT INTO c VALUES ('good'); INSERT INTO d VALUES ('(1,good)'), ('(,)');
+             INSERT INTO e VALUES ('{\"(1,good)\"}'); INSERT INTO f VALUES ('[good,good]'); INSERT INTO g VALUES (7);
+             RESET ROLE",
+        )
+        .await;
+    assert_eq!(
+        fixture.lines().await,
+        [
+            "a create good",
+            "a delete good",
+            "a create so \"so\"",
+            "b create [\"good\",null]",
+            "b create [[\"good\"],[\"good\"]]",
+            "b create []",
+            "c create good",
+            "d create {\"a\":1,\"B b\":\"good\"}",
+            "d create {\"a\":null,\"B b\":null}",
+            "e create [{\"a\":1,\"B b\":\"good\"}]",
+            "f create [good,good]",
+            "g create 7",
+        ]
+    );
+    // Many rows, and a type that has become another one since the function was made.
+    fixture
+        .execute(
+            "SET ROLE mallory; INSERT INTO j SELECT n, 'good' FROM generate_series(1, 1001) n;
+             ALTER TABLE h ALTER id TYPE mood USING 'good'; INSERT INTO h VALUES ('good');
+             ALTER TABLE g ADD m mood DEFAULT 'good', DROP v; UPDATE g SET m = 'good';
+             ALTER TYPE pair ADD ATTRIBUTE c mood; INSERT INTO d VALUES ('(2,good,good)'); RESET ROLE",
+        )
+        .await;
+    let lines = fixture.lines().await;
+    assert_eq!(lines[1000], "j create [1001,\"good\"]");
+    assert_eq!(
+        lines[1001..],
+        ["h create good", "g update 7", "d create {\"a\":2,\"B b\":\"good\",\"c\":\"good\"}"]
+    );
+    let stolen = "SELECT coalesce(string_agg(id, ','), '') FROM stolen WHERE id <> 'mallory'";
+    assert_eq!(fixture.client.query_one(stolen, &[]).await.unwrap().get::<_, String>(0), "");
+}

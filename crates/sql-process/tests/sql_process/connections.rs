@@ -161,5 +161,8 @@ async fn a_server_that_is_away_is_a_transient_error_without_the_password() {
     let stage = Stage::set().await;
     let process = SqlProcess::new(&stage.config("postgresql://app:canary@127.0.0.1:1/d", ADD, &[])).unwrap();
     let said = fails(&process, &event(1, 1), SqlErrorKind::Transient).await;
-    assert!(said.starts_with("cannot connect to 127.0.0.1:1") && !said.contains("canary"), "{said}");
+    assert!(
+        said.starts_with("can't connect to PostgreSQL at 127.0.0.1:1") && !said.contains("canary"),
+        "{said}"
+    );
 }

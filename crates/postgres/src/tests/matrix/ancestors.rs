@@ -12,8 +12,8 @@ use super::documented::{compare_with_page, page};
 use super::shapes::{Shape, shapes};
 use super::stage::{Keys, Step, database, expected, noted, send, server};
 use super::statements::{kinds, reset};
-use crate::connection::ConnectionString;
 use crate::session::{Notifications, Session};
+use dapper_connect::ConnectionString;
 
 /// Its function and its trigger, for one table, written from its description.
 const FUNCTION: &str = "

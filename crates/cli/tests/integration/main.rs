@@ -15,6 +15,7 @@ mod moving;
 mod operating;
 mod operations;
 mod process_docs;
+mod processes;
 mod refusals;
 mod running;
 mod servers;

@@ -99,6 +99,12 @@ pub(crate) const CALLS: &str = "
     SELECT coalesce(sum(s.calls), 0)::float8 FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
      WHERE d.datname = $1";
 
+/// The statements that were called most often, shortened.
+pub(crate) const MOST_CALLED: &str = r"
+    SELECT s.calls, left(regexp_replace(s.query, '\s+', ' ', 'g'), 60)
+      FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+     WHERE d.datname = $1 ORDER BY s.calls DESC LIMIT 6";
+
 /// The processes that work for a database, by their numbers.
 pub(crate) const BACKENDS: &str = "SELECT pid FROM pg_stat_activity WHERE datname = $1";
 

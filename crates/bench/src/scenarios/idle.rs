@@ -29,6 +29,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<()> {
     let server = bench.server(Kind::Counted).await?;
     let monitor = dapper_testkit::connect(&server.url("postgres")).await?;
     monitor.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await?;
+    let mut reasons = String::new();
     for round in 0..bench.scale.rounds {
         for &count in bench.some(&[1_u32, 3], 1) {
             let site = Site::create_on(server, Way::Dapper, sql::ORDERS, Setup::default()).await?;
@@ -40,6 +41,9 @@ pub(crate) async fn run(bench: &Bench) -> Result<()> {
             tokio::time::sleep(rest).await;
             let figures = watch(bench, &site, &replicas, &monitor).await?;
             bench.progress(&case.path(), round, &format!("{count}: {figures:.3?}"));
+            if count == 1 {
+                reasons = statements(&site, &monitor, watched_seconds(bench)).await?;
+            }
             for (metric, figure) in ["queries", "replica", "server"].iter().zip(figures) {
                 case.push(metric, &count.to_string(), figure / f64::from(count));
             }
@@ -58,7 +62,22 @@ pub(crate) async fn run(bench: &Bench) -> Result<()> {
         "Queries are all statements that pg_stat_statements counts in the database, those of the lease included; one replica \
          of several holds the lease, the others stand by. All figures are per replica.",
     );
+    case.note(format!("What one replica runs most often, per second: {reasons}."));
     bench.finish(&case)
+}
+
+fn watched_seconds(bench: &Bench) -> u32 {
+    bench.scale.seconds * if bench.scale.is_quick { 1 } else { TURNS }
+}
+
+/// The statements that were run most often since the count was last reset, with their calls per second.
+async fn statements(site: &Site, monitor: &tokio_postgres::Client, seconds: u32) -> Result<String> {
+    let rows = monitor.query(sql::MOST_CALLED, &[&site.database.name()]).await?;
+    let listed = rows.iter().map(|row| {
+        let (calls, text): (i64, &str) = (row.get(0), row.get(1));
+        format!("{:.2} `{}`", calls as f64 / f64::from(seconds), text.replace('|', " "))
+    });
+    Ok(listed.collect::<Vec<_>>().join(", "))
 }
 
 /// Queries a second, and the processor's time of replicas and of their sessions, in percent.
@@ -83,8 +102,9 @@ async fn watch(
         let theirs: f64 = backends.iter().filter_map(|&pid| machine::process_cpu(pid).ok()).sum();
         Ok([calls, own * 100.0, theirs * 100.0])
     };
+    monitor.batch_execute("SELECT pg_stat_statements_reset()").await?;
     let before = looked().await?;
-    let seconds = bench.scale.seconds * if bench.scale.is_quick { 1 } else { TURNS };
+    let seconds = watched_seconds(bench);
     tokio::time::sleep(Duration::from_secs(seconds.into())).await;
     let after = looked().await?;
     Ok([0, 1, 2].map(|place| (after[place] - before[place]) / f64::from(seconds)))

@@ -30,7 +30,8 @@ impl Input for Flood {
     async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
         let mut receipts = VecDeque::new();
         for batch in 0..EVENTS / BATCH {
-            let event = |n| Event::new("orders", Operation::Create, (batch * BATCH + n).to_string(), "flood");
+            let event =
+                |n: usize| Event::new("orders", Operation::Create, (batch * BATCH + n).to_string(), "flood");
             let closed = |_| InputError::SinkClosed { input: "flood".to_owned() };
             receipts.push_back(sink.send_events((0..BATCH).map(event).collect()).await.map_err(closed)?);
             if receipts.len() > 2
@@ -63,7 +64,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let round = |registry: Option<&Registry>| -> Result<Duration, Box<dyn std::error::Error>> {
         let stop = CancellationToken::new();
-        let builder = Orchestrator::builder().add_input(Arc::new(Flood(stop.clone()))).add_process(Arc::new(Nothing));
+        let builder =
+            Orchestrator::builder().add_input(Arc::new(Flood(stop.clone()))).add_process(Arc::new(Nothing));
         let graph = builder.add_link("flood", "nothing").build()?;
         let began = Instant::now();
         match registry {
@@ -96,6 +98,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let handled = registry.value("dapper_events_handled_total", &labels).unwrap_or_default();
     assert_eq!(handled as usize, EVENTS * (ROUNDS + 1), "every event is counted");
     let (low, median, high) = (ratios[ROUNDS / 4], ratios[ROUNDS / 2], ratios[ROUNDS * 3 / 4]);
-    println!("throughput while counting, of that without: median {median:.3}, quartiles {low:.3} and {high:.3}");
+    println!(
+        "throughput while counting, of that without: median {median:.3}, quartiles {low:.3} and {high:.3}"
+    );
     Ok(())
 }

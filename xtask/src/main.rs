@@ -1,5 +1,7 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
+mod bench;
+mod browser;
 mod capture;
 mod chaos;
 mod check;
@@ -36,7 +38,8 @@ use clap::{Parser, Subcommand};
 /// The tests and the demo need a PostgreSQL and find one by themselves: the server that DAPPER_TEST_DATABASE_URL
 /// names, or local server binaries (DAPPER_TEST_POSTGRES_BIN chooses among several), or Docker, or on Debian and Ubuntu as
 /// root the distribution's package (installed unless DAPPER_TEST_NO_INSTALL=1). They say which one they took. What concerns etcd needs protoc to be built and etcd to be
-/// tested, which are found or installed in the same way; without them all else is done, and said to be all.
+/// tested, and what concerns the page needs Chromium and axe-core; these are found or installed in the same way, and without them all
+/// else is done, and said to be all.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -46,6 +49,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Capture(capture::Capture),
     Chaos(chaos::Chaos),
     Demo(demo::Demo),
@@ -60,6 +64,7 @@ enum Command {
     Growth(operate::Growth),
     FailingKey(operate::FailingKey),
     Repro(repro::Repro),
+    Screenshots(browser::Screenshots),
     Ci(Ci),
 }
 
@@ -69,6 +74,7 @@ struct Ci {}
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Bench(bench) => return bench.run().unwrap_or_else(|error| fail(&error)),
         Command::Chaos(chaos) => return chaos.run().unwrap_or_else(|error| fail(&error)),
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),
@@ -77,6 +83,7 @@ fn main() -> ExitCode {
         Command::Storm(storm) => return storm.run().unwrap_or_else(|error| fail(&error)),
         Command::Growth(growth) => return growth.run().unwrap_or_else(|error| fail(&error)),
         Command::FailingKey(failing) => return failing.run().unwrap_or_else(|error| fail(&error)),
+        Command::Screenshots(shots) => return shots.run().unwrap_or_else(|error| fail(&error)),
         Command::Repro(repro) => return repro.run().unwrap_or_else(|error| fail(&error)),
         Command::Capture(capture) => capture.run(),
         Command::Test(test) => test.run(),

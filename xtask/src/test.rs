@@ -9,11 +9,11 @@ use duct::Expression;
 
 use crate::example::cargo_example;
 use crate::steps::{Steps, cargo};
-use crate::{etcd, postgres_binaries};
+use crate::{browser, etcd, postgres_binaries};
 
 /// Run all tests of the workspace, examples in the documentation included, with a PostgreSQL.
 ///
-/// Where there is no etcd its tests are left out, and named at the end. The tests of the example crate in docs/examples
+/// Where there is no etcd its tests are left out, and named at the end; so are those of the page where there is no Chromium. The tests of the example crate in docs/examples
 /// come last. Fails when no test ran at all. `cargo xtask test -p dapper-core` runs one crate's; what follows `--` goes to
 /// the test programs, such as a part of a test's name.
 #[derive(Debug, Default, clap::Args)]
@@ -44,6 +44,10 @@ impl Test {
                 Ok(()) => steps.step("test of etcd", || self.test_etcd(&mut total)),
                 Err(reason) => steps.skip("test of etcd", &reason),
             }
+            match browser::can_browse().and_then(|()| browser::axe()) {
+                Ok(axe) => steps.step("test of the page", || self.test_page(&axe, &mut total)),
+                Err(reason) => steps.skip("test of the page", &reason),
+            }
             steps.step("test of the example", || {
                 let more = self.arguments.iter().map(String::as_str);
                 let all: Vec<&str> = ["--no-fail-fast", "--"].into_iter().chain(more).collect();
@@ -69,6 +73,16 @@ impl Test {
             etcd::can_test().map_err(anyhow::Error::msg)?;
         }
         cargo_test(&arguments, &self.arguments, total).map(drop)
+    }
+
+    /// The page in a browser.
+    fn test_page(&self, axe: &Path, total: &mut Tally) -> Result<()> {
+        let feature = format!("{}/chromium", browser::PACKAGE);
+        let mut arguments =
+            vec!["test", "--no-fail-fast", "--package", browser::PACKAGE, "--features", &feature];
+        arguments.extend(["--test", "page", "--"]);
+        arguments.extend(self.arguments.iter().map(String::as_str));
+        run_tests(&cargo(arguments).env(browser::AXE_VARIABLE, axe), total).map(drop)
     }
 
     /// The package for etcd; and of others the tests that need one, which have it in their names.

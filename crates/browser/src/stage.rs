@@ -55,12 +55,12 @@ input = "orders-input"
 process = "archive"
 
 [[links]]
-from = "validate"
-to = "notify"
+input = "validate"
+process = "notify"
 
 [[links]]
-from = "validate"
-to = "ledger"
+input = "validate"
+process = "ledger"
 "#;
 
 /// Everything that pages are looked at for. Ended when this is dropped.
@@ -168,7 +168,7 @@ impl Stage {
         tokio::spawn(async move {
             let (mut id, mut step) = (0_i64, 0_u32);
             while writes.load(Ordering::Relaxed) {
-                let wave = 6.0 + 4.0 * (f64::from(step) / 130.0).sin() + 2.0 * (f64::from(step) / 31.0).sin();
+                let wave = 3.5 + 2.0 * (f64::from(step) / 60.0).sin() + 1.5 * (f64::from(step) / 17.0).sin();
                 let rows = wave.max(1.0) as i64;
                 let sql = format!(
                     "INSERT INTO orders SELECT n, n FROM generate_series({}, {}) n",
@@ -179,7 +179,7 @@ impl Stage {
                     return;
                 }
                 (id, step) = (id + rows, step + 1);
-                sleep(Duration::from_millis(60)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         });
         Ok(())

@@ -209,7 +209,10 @@ impl Watch {
                 {
                     watched.moved = now;
                 }
-                if let Some(before) = before.filter(|before| before.token != seen.token) {
+                let ours = self.registry.value("dapper_lease_token", &[("input", input)]);
+                let is_another =
+                    |before: &Observation| before.token != seen.token && ours != Some(seen.token as f64);
+                if let Some(before) = before.filter(is_another) {
                     let text = format!("a takeover: token {} follows {}", seen.token, before.token);
                     history.note(now, input, "takeover", text);
                 }

@@ -1,6 +1,7 @@
 // Draws the pipeline: inputs first, each process after all that lead to it.
 
-const WIDTH = 176;
+const WIDEST = 176;
+const NARROWEST = 128;
 const HEIGHT = 58;
 const SPACE = 12;
 
@@ -63,11 +64,14 @@ function layers(graph) {
 function place(graph, room) {
   const all = layers(graph);
   const gap = 118;
-  const across = all.length * WIDTH + (all.length - 1) * gap;
+  const across = all.length * WIDEST + (all.length - 1) * gap;
   const upright = across > room;
   const most = Math.max(...all.map((layer) => layer.length));
+  const between = 18;
+  const fitting = Math.floor((room - 2 * SPACE - (most - 1) * between) / most);
+  const box = upright ? Math.max(NARROWEST, Math.min(WIDEST, fitting)) : WIDEST;
   const at = new Map();
-  const [step, side] = upright ? [HEIGHT + 62, WIDTH + 24] : [WIDTH + gap, HEIGHT + 30];
+  const [step, side] = upright ? [HEIGHT + 62, box + between] : [box + gap, HEIGHT + 30];
   all.forEach((layer, index) => {
     layer.forEach((id, place) => {
       const along = index * step;
@@ -76,17 +80,18 @@ function place(graph, room) {
     });
   });
   const [long, wide] = [(all.length - 1) * step, (most - 1) * side];
-  const size = upright ? [wide + WIDTH, long + HEIGHT] : [long + WIDTH, wide + HEIGHT];
-  return { at, upright, size };
+  const size = upright ? [wide + box, long + HEIGHT] : [long + box, wide + HEIGHT];
+  return { at, upright, size, box };
 }
 
-function shortened(text) {
-  return text.length > 19 ? `${text.slice(0, 18)}…` : text;
+function shortened(text, box) {
+  const most = Math.floor((box - 18) / 8.2);
+  return text.length > most ? `${text.slice(0, most - 1)}…` : text;
 }
 
-function drawEdge(picture, from, to, upright, label, moving) {
-  const [x1, y1] = upright ? [from[0] + WIDTH / 2, from[1] + HEIGHT] : [from[0] + WIDTH, from[1] + HEIGHT / 2];
-  const [x2, y2] = upright ? [to[0] + WIDTH / 2, to[1] - 7] : [to[0] - 7, to[1] + HEIGHT / 2];
+function drawEdge(picture, from, to, { upright, box }, label, moving) {
+  const [x1, y1] = upright ? [from[0] + box / 2, from[1] + HEIGHT] : [from[0] + box, from[1] + HEIGHT / 2];
+  const [x2, y2] = upright ? [to[0] + box / 2, to[1] - 7] : [to[0] - 7, to[1] + HEIGHT / 2];
   const bend = upright ? `${x1} ${(y1 + y2) / 2} ${x2} ${(y1 + y2) / 2}` : `${(x1 + x2) / 2} ${y1} ${(x1 + x2) / 2} ${y2}`;
   picture.append(svg("path", { d: `M${x1} ${y1}C${bend} ${x2} ${y2}`, class: moving ? "edge moving" : "edge" }));
   const tip = upright ? `M${x2 - 5} ${y2}h10l-5 7z` : `M${x2} ${y2 - 5}v10l7 -5z`;
@@ -102,8 +107,10 @@ function drawEdge(picture, from, to, upright, label, moving) {
 
 /** Draws `graph` into `into`; `rates` tells of a link, `node` of a node what stands below its name. */
 export function drawGraph(into, graph, rates, node) {
-  const room = into.clientWidth - 40;
-  const { at, upright, size } = place(graph, room);
+  const style = getComputedStyle(into);
+  const room = into.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const plan = place(graph, room);
+  const { at, size, box } = plan;
   const [width, height] = [size[0] + 2 * SPACE, size[1] + 2 * SPACE];
   const picture = svg("svg", {
     viewBox: `${-SPACE} ${-SPACE} ${width} ${height}`, width, height, role: "img",
@@ -111,16 +118,16 @@ export function drawGraph(into, graph, rates, node) {
   });
   const tags = graph.links.map(([from, to]) => {
     const value = rates(from, to);
-    return drawEdge(picture, at.get(from), at.get(to), upright, rate(value), value > 0);
+    return drawEdge(picture, at.get(from), at.get(to), plan, rate(value), value > 0);
   });
   for (const [id, [x, y]] of at) {
     const { what, bad, isInput } = node(id);
     const group = svg("g", { class: `node${isInput ? " input-node" : ""}${bad ? " bad" : ""}` });
     group.append(
       svg("title", {}, `${id}: ${what}`),
-      svg("rect", { x, y, width: WIDTH, height: HEIGHT, rx: isInput ? HEIGHT / 2 : 12 }),
-      svg("text", { x: x + WIDTH / 2, y: y + 25, "text-anchor": "middle", class: "name" }, shortened(id)),
-      svg("text", { x: x + WIDTH / 2, y: y + 44, "text-anchor": "middle", class: "what" }, what),
+      svg("rect", { x, y, width: box, height: HEIGHT, rx: isInput ? HEIGHT / 2 : 12 }),
+      svg("text", { x: x + box / 2, y: y + 25, "text-anchor": "middle", class: "name" }, shortened(id, box)),
+      svg("text", { x: x + box / 2, y: y + 44, "text-anchor": "middle", class: "what" }, what),
     );
     picture.append(group);
   }

@@ -1,7 +1,7 @@
 // Asks this replica how it is, every second, and shows the answers.
 
 import { drawGraph, rate } from "./graph.js";
-import { drawLegend, drawPlot } from "./plot.js";
+import { drawLegend, drawPlot, nice } from "./plot.js";
 import { prepareActions, showActions, showLetters } from "./letters.js";
 
 const ASK_EVERY = 1000;
@@ -29,6 +29,12 @@ function write(target, text) {
 
 function count(value) {
   return value.toLocaleString("en");
+}
+
+/** The end of a scale of seconds; it and its half are read at a glance. */
+function niceSeconds(value) {
+  if (value <= 20) return nice(value);
+  return [40, 60, 120, 240, 600, 1200, 3600, 7200, 14400, 43200, 86400].find((step) => step >= value) ?? 86400 * nice(value / 86400);
 }
 
 /** A duration as a person says it. */
@@ -93,7 +99,7 @@ function who(input) {
   return `held by ${name}${since}, ${token}`;
 }
 
-function showInput(input) {
+function showInput(input, isOnly) {
   const id = `input-${input.id}`;
   let card = document.getElementById(id);
   if (!card) {
@@ -110,7 +116,8 @@ function showInput(input) {
   part("chip").dataset.state = input.ready ? input.role : "failing";
   write(part("chip"), WORDS[input.role] ?? input.role);
   write(part("who"), who(input));
-  part("why").hidden = input.ready;
+  // The headline says it where there is one input alone.
+  part("why").hidden = input.ready || isOnly;
   write(part("why"), input.reason ? `${input.reason.charAt(0).toUpperCase()}${input.reason.slice(1)}.` : "");
   const { cursor } = input;
   const put = (name, value, bad = false) => {
@@ -166,9 +173,8 @@ function showPlots(graph, history) {
     return { name, points };
   });
   const lag = history.inputs.map((name, index) => ({ name, points: samples.map((sample) => [sample.ago_ms, sample.inputs[index][0]]) }));
-  const isNarrow = $("rate-plot").clientWidth < 360;
   drawPlot($("rate-plot"), { series: throughput, marks, span, format: rate, least: 1, what: "Events handled per second" });
-  drawPlot($("lag-plot"), { series: lag, marks, span, format: (value) => (value ? duration(value) : "0"), least: isNarrow ? 1 : 0.1, what: "Lag" });
+  drawPlot($("lag-plot"), { series: lag, marks, span, format: (value) => (value ? duration(value) : "0"), least: 0.1, what: "Lag", top: niceSeconds });
   drawLegend($("rate-legend"), throughput.map(({ name }) => name));
   drawLegend($("lag-legend"), lag.map(({ name }) => name));
 }
@@ -192,7 +198,7 @@ async function show() {
     }
     write($("meta"), `version ${status.version}, up ${duration(status.uptime_seconds)}`);
     showVerdict(status);
-    status.inputs.forEach(showInput);
+    status.inputs.forEach((input) => showInput(input, status.inputs.length === 1));
     showGraph(status, history);
     showActions(status.actions);
   } catch (error) {

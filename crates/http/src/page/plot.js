@@ -7,7 +7,7 @@ const BOTTOM = 22;
 const TOP = 12;
 
 /** The next of 1, 2, 5, 10, 20, … that is not below `value`. */
-function nice(value) {
+export function nice(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= value * 0.9999);
 }
@@ -18,13 +18,13 @@ function path(points) {
 
 /**
  * Draws into `into`. `series` is a list of {name, points: [[milliseconds ago, value]]}, `marks` of {ago, bad, text};
- * `format` writes a value, `least` is the least that the scale reaches to.
+ * `format` writes a value, `least` is the least that the scale reaches to, and `top` the end of a scale for a value.
  */
-export function drawPlot(into, { series, marks, span, format, least, what }) {
+export function drawPlot(into, { series, marks, span, format, least, what, top: end = nice }) {
   const [width, height] = [into.clientWidth, into.clientHeight];
   if (!width || !height) return;
   const highest = Math.max(least, ...series.flatMap(({ points }) => points.map(([, value]) => value)));
-  const top = nice(highest);
+  const top = end(highest);
   const x = (ago) => LEFT + (width - LEFT - 4) * (1 - ago / span);
   const y = (value) => TOP + (height - TOP - BOTTOM) * (1 - value / top);
   const now = series.map(({ name, points }) => `${name} ${format(points.at(-1)?.[1] ?? 0)}`).join(", ");
@@ -49,8 +49,12 @@ export function drawPlot(into, { series, marks, span, format, least, what }) {
     const drawn = points.filter(([ago]) => ago <= span).map(([ago, value]) => [x(ago), y(value)]);
     if (drawn.length < 2) return;
     const kind = `s${index % 4}`;
-    const area = `${path(drawn)}L${drawn.at(-1)[0].toFixed(1)} ${y(0)}L${drawn[0][0].toFixed(1)} ${y(0)}Z`;
-    picture.append(svg("path", { d: area, class: `area ${kind}` }), svg("path", { d: path(drawn), class: `series ${kind}` }));
+    // Several grounds over one another would be mud.
+    if (series.length === 1) {
+      const area = `${path(drawn)}L${drawn.at(-1)[0].toFixed(1)} ${y(0)}L${drawn[0][0].toFixed(1)} ${y(0)}Z`;
+      picture.append(svg("path", { d: area, class: `area ${kind}` }));
+    }
+    picture.append(svg("path", { d: path(drawn), class: `series ${kind}` }));
   });
   into.replaceChildren(picture);
 }

@@ -1,11 +1,12 @@
 //! One step of a holder: a batch is read, claimed, and handed out in parts.
 
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
 use dapper_core::{Delivery, Entry, Stored, Terms};
-use futures::future::{Either, select};
+use futures::future::{MaybeDone, maybe_done};
 
 use super::{Ahead, HANDED_OUT_AT_ONCE, Holder, ISOLATE_AFTER, LIMITS, MAX_OUTSTANDING_EVENTS, Outstanding};
 use crate::PostgresError;
@@ -58,28 +59,15 @@ impl Holder<'_> {
             let (next, inherited, attempt_ahead) = self.next_read();
             let events = self.max_unsettled / 2;
             let began = Instant::now();
-            let mut fetch = pin!(self.reader.fetch(self.client, &next, inherited.as_ref(), events));
-            let fetched = {
-                let save = pin!(self.save(true));
-                match select(save, fetch.as_mut()).await {
-                    Either::Left((saved, _)) => {
-                        saved?;
-                        None
-                    }
-                    Either::Right((fetched, save)) => {
-                        save.await?;
-                        Some(fetched)
-                    }
-                }
-            };
+            let fetch = self.reader.fetch(self.client, &next, inherited.as_ref(), events);
+            let mut fetch = pin!(maybe_done(fetch));
+            beside(self.save(true), fetch.as_mut()).await?;
             reach!(AfterClaim);
-            self.hand_out(parts, attempt).await?;
-            let fetched = match fetched {
-                Some(fetched) => fetched?,
-                None => fetch.await?,
-            };
+            beside(self.hand_out(parts, attempt), fetch.as_mut()).await?;
+            fetch.as_mut().await;
+            let fetched = fetch.take_output().expect("it is taken once, and done");
             self.meter.read(began);
-            self.ahead = self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
+            self.ahead = self.reader.take(fetched?)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
             if let Some(Ahead { batch, .. }) = &self.ahead {
                 self.slot = batch.wake_up / 2;
             }
@@ -164,6 +152,18 @@ impl Holder<'_> {
         }
         Ok(())
     }
+}
+
+/// Does the first, and takes in what comes of the second meanwhile. An answer that nobody takes in stays in the
+/// connection, and what is asked behind it is never answered.
+async fn beside<T, F: Future>(first: impl Future<Output = T>, mut second: Pin<&mut MaybeDone<F>>) -> T {
+    let mut first = pin!(first);
+    poll_fn(|context| {
+        let polled = first.as_mut().poll(context);
+        let _ = second.as_mut().poll(context);
+        polled
+    })
+    .await
 }
 
 /// A batch, cut into what is handed out together.

@@ -24,13 +24,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dapper-inbox", &[]),
     ("dapper-sql-process", &["dapper-connect", "dapper-core", "dapper-inbox"]),
     ("dapper-webhook", &["dapper-core"]),
-    ("dapper-command", &["dapper-core"]),
+    ("dapper-program", &[]),
+    ("dapper-command", &["dapper-core", "dapper-program"]),
+    ("dapper-container", &["dapper-core", "dapper-program"]),
     ("dapper-http", &["dapper-core"]),
     (
         "dapper-orchestrator-cli",
         &[
             "dapper-command",
             "dapper-connect",
+            "dapper-container",
             "dapper-core",
             "dapper-failpoints",
             "dapper-http",
@@ -58,6 +61,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "dapper-testkit",
         ],
     ),
+    ("dapper-bench", &["dapper-core", "dapper-payload", "dapper-orchestrator-cli", "dapper-testkit"]),
     ("xtask", &[]),
 ];
 

@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the one entry for the demo, the tests and the checks. It depends on no other crate of the workspace.
 
+mod bench;
 mod browser;
 mod capture;
 mod chaos;
@@ -48,6 +49,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Capture(capture::Capture),
     Chaos(chaos::Chaos),
     Demo(demo::Demo),
@@ -72,6 +74,7 @@ struct Ci {}
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Bench(bench) => return bench.run().unwrap_or_else(|error| fail(&error)),
         Command::Chaos(chaos) => return chaos.run().unwrap_or_else(|error| fail(&error)),
         Command::Demo(demo) => return demo.run().unwrap_or_else(|error| fail(&error)),
         Command::Failover(failover) => return failover.run().unwrap_or_else(|error| fail(&error)),

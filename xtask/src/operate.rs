@@ -54,7 +54,7 @@ pub(crate) struct Growth {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     rows: u32,
     /// Into how many pairs of parts the halves are cut
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: u32,
 }
 

@@ -79,7 +79,7 @@ impl Loaded {
         }
         for link in &self.pipeline.links {
             let id = |name: &String| ids.get(name.as_str()).unwrap_or(name).clone();
-            builder = builder.add_link(id(&link.from), id(&link.to));
+            builder = builder.add_filtered_link(id(&link.from), id(&link.to), link.filter.clone());
         }
         builder.build().map_err(|error| self.problem(None, error.to_string()).into())
     }

@@ -1,21 +1,20 @@
 //! The concrete inputs, processes and lock stores that there are. No other module names one.
 
+mod processes;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use dapper_connect::{ConnectionStringError, Environment};
 use dapper_core::{Input, InputConfig, NewInputFunc, NewProcessFunc, Registry};
 use dapper_lock::{LeaseConfig, LockManager, LockStore, MemoryStore};
 use dapper_lock_postgres::{PostgresLockOptions, PostgresLockStore, SchemaName};
+use dapper_orchestrator::Source;
 use dapper_postgres::{
     ConnectionString, Finding, InstallPlan, InstallStep, Names, PostgresError, PostgresInput,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
-use url::Url;
 
 use crate::assembly::Loaded;
 use crate::etcd;
@@ -36,9 +35,6 @@ const POSTGRES_KEYS: [&str; dapper_postgres::OPTION_KEYS.len() + 1] = {
     }
     keys
 };
-
-/// How long reaching a process's address may take.
-const REACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Everything that a pipeline file can name: what is built in, and what a program adds.
 #[derive(Default)]
@@ -70,16 +66,16 @@ impl Backends {
     /// The types of inputs, each with its keys besides those of every input.
     pub(crate) fn input_types(&self) -> Vec<(&'static str, &'static [&'static str])> {
         let own = self.inputs.iter().map(|(kind, keys, _)| (*kind, *keys));
-        [(POSTGRES, &POSTGRES_KEYS[..])].into_iter().chain(own).collect()
+        [(POSTGRES, &POSTGRES_KEYS[..]), (dapper_webhook::KIND, &dapper_webhook::INPUT_KEYS)]
+            .into_iter()
+            .chain(own)
+            .collect()
     }
 
     /// The types of processes.
     pub(crate) fn process_types(&self) -> Vec<&'static str> {
         let own = self.processes.iter().map(|(kind, _)| *kind);
-        [dapper_command::KIND, "log", dapper_sql_process::KIND, dapper_webhook::KIND]
-            .into_iter()
-            .chain(own)
-            .collect()
+        processes::KINDS.into_iter().chain(own).collect()
     }
 
     /// The lock backends, each with its keys besides those of every lock.
@@ -99,6 +95,11 @@ impl Backends {
             dapper_postgres::validate(&section.config).map_err(|error| {
                 loaded.input_problem(section, &error.into_input_error(&section.config.name))
             })?;
+            refuse_fields_without_images(loaded, section)?;
+        }
+        for section in loaded.pipeline.inputs.iter().filter(|it| it.config.kind == dapper_webhook::KIND) {
+            dapper_webhook::validate_input(&section.config)
+                .map_err(|error| loaded.input_problem(section, &error))?;
         }
         Ok(())
     }
@@ -107,10 +108,8 @@ impl Backends {
     pub(crate) fn registry(&self, loaded: &Loaded) -> anyhow::Result<Registry> {
         let locks = self.leases(loaded)?;
         let mut registry = Registry::new();
-        dapper_orchestrator::register(&mut registry);
-        dapper_command::register(&mut registry);
-        dapper_sql_process::register(&mut registry);
-        dapper_webhook::register(&mut registry);
+        processes::register(&mut registry);
+        dapper_webhook::register_input(&mut registry);
         registry.register_input(POSTGRES, move |config| {
             let locks = locks.clone();
             Box::pin(async move {
@@ -145,14 +144,10 @@ impl Backends {
         }
         for section in &loaded.pipeline.processes {
             let name = &section.config.name;
-            let key = match section.config.kind.as_str() {
-                dapper_sql_process::KIND => dapper_sql_process::STATEMENT,
-                dapper_command::KIND => dapper_command::COMMAND,
-                _ => dapper_webhook::URL,
-            };
-            if let Some(server) = reach_process(section)
+            let line = section.lines.of(processes::address_key(section));
+            if let Some(server) = processes::reach(section)
                 .await
-                .with_context(|| loaded.problem(section.lines.of(Some(key)), format!("process {name:?}")))?
+                .with_context(|| loaded.problem(line, format!("process {name:?}")))?
             {
                 reached.push(Reached { what: format!("process {name:?}"), server });
             }
@@ -422,6 +417,28 @@ pub(crate) async fn rebase(section: &InputSection) -> anyhow::Result<String> {
     Ok(format!("{count} change sets will be delivered again, marked as possible repeats"))
 }
 
+/// A filter on a field that the input's events never have would let nothing through, or everything.
+fn refuse_fields_without_images(loaded: &Loaded, input: &InputSection) -> Result<(), Problem> {
+    let images = input.config.options.get("images").and_then(|images| images.as_str()).unwrap_or("key");
+    let (name, links) = (&input.config.name, loaded.pipeline.links.iter());
+    for link in links.filter(|link| link.from == *name) {
+        let missing = link.filter.sources().find_map(|source| match (source, images) {
+            (Source::New, "key") => Some((source, "\"new\" or \"old-and-new\"")),
+            (Source::Old, "key" | "new") => Some((source, "\"old-and-new\"")),
+            _ => None,
+        });
+        if let Some((source, needed)) = missing {
+            let reason = format!(
+                "the link looks at fields of {:?}, which events of input {name:?} do not have with images = {images:?}; \
+                 set its images = {needed}",
+                source.name()
+            );
+            return Err(loaded.problem(link.lines.of(Some("where")), reason));
+        }
+    }
+    Ok(())
+}
+
 fn lease_config(loaded: &Loaded) -> Result<LeaseConfig, Problem> {
     let lock = &loaded.pipeline.lock;
     LeaseConfig::from_ttl(lock.ttl)
@@ -452,31 +469,6 @@ impl Leases {
 /// The inputs of the type that is built in.
 pub(crate) fn postgres_inputs(pipeline: &Pipeline) -> impl Iterator<Item = &InputSection> {
     pipeline.inputs.iter().filter(|section| section.config.kind == POSTGRES)
-}
-
-/// Connects to the host of a webhook, and sends nothing; has a SQL process's statement looked at by its database; looks
-/// for a command's program.
-async fn reach_process(section: &ProcessSection) -> anyhow::Result<Option<String>> {
-    if section.config.kind == dapper_sql_process::KIND {
-        return Ok(Some(dapper_sql_process::probe(&section.config).await?));
-    }
-    if section.config.kind == dapper_command::KIND {
-        return Ok(Some(dapper_command::probe(&section.config)?.display().to_string()));
-    }
-    if section.config.kind != dapper_webhook::KIND {
-        return Ok(None);
-    }
-    let Some(url) = section.config.execution_context.get(dapper_webhook::URL) else { return Ok(None) };
-    // The URL itself may hold a secret: only host and port are shown.
-    let url = Url::parse(url).ok();
-    let address = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-    let Some((host, port)) = address else { bail!("its url names no host") };
-    let host = host.trim_matches(['[', ']']);
-    match timeout(REACH_LIMIT, TcpStream::connect((host, port))).await {
-        Ok(Ok(_)) => Ok(Some(format!("{host}:{port}"))),
-        Ok(Err(error)) => Err(error).with_context(|| format!("cannot reach {host}:{port}")),
-        Err(_) => bail!("{host}:{port} did not answer within {} s", REACH_LIMIT.as_secs()),
-    }
 }
 
 #[cfg(test)]

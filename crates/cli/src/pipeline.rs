@@ -3,6 +3,7 @@
 //! Reading it needs the text and a way to look up variables, nothing else: no file, no network. Every part remembers
 //! its line, so that whoever finds something wrong with it later can say where.
 
+mod filters;
 mod links;
 mod problem;
 mod read;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dapper_core::{InputConfig, ProcessConfig};
-use dapper_orchestrator::RetryPolicy;
+use dapper_orchestrator::{Filter, RetryPolicy};
 
 use crate::locks::LockConfig;
 
@@ -68,6 +69,9 @@ pub(crate) struct ProcessSection {
 pub(crate) struct LinkSection {
     pub(crate) from: String,
     pub(crate) to: String,
+    /// What it lets through.
+    pub(crate) filter: Filter,
+    pub(crate) lines: Lines,
 }
 
 /// In which line a section begins, and each of its keys.

@@ -4,12 +4,11 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use dapper_program::Lines;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
-
-use crate::log::Lines;
 
 /// How much is read at once.
 const READ_BYTES: usize = 16 * 1024;

@@ -31,11 +31,10 @@
 
 mod child;
 mod error;
-mod log;
 mod process;
 mod settings;
-mod words;
 
+pub use dapper_program::EVENT_VARIABLE;
 pub use error::CommandError;
-pub use process::{CommandProcess, EVENT_VARIABLE, KIND, probe, register};
+pub use process::{CommandProcess, KIND, probe, register};
 pub use settings::{COMMAND, DEFAULT_TIMEOUT, DIRECTORY, ENV, KEEP_ENV, KEYS, MAX_TIMEOUT, SHELL, TIMEOUT};

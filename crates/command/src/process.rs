@@ -12,23 +12,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dapper_core::{Event, Process, ProcessConfig, ProcessError, ProcessStatus, Registry};
+use dapper_program::{EVENT_VARIABLE, Lines, Log, Tail, event_variable};
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::child::Running;
 use crate::error::CommandError;
-use crate::log::{Lines, Log, Tail};
 use crate::settings::Settings;
 
 /// The type under which [`register`] registers the process.
 pub const KIND: &str = "command";
-
-/// The variable that holds the event as JSON. It is not there when the event is too large for a variable; standard input
-/// always has it.
-pub const EVENT_VARIABLE: &str = "PIPELINE_EVENT";
-
-/// Linux takes no variable, name and `=` and the NUL at its end included, of more bytes than this (`MAX_ARG_STRLEN`).
-const MAX_VARIABLE_BYTES: usize = 128 * 1024;
 
 /// Runs a program for each event; see the documentation of the crate.
 pub struct CommandProcess {
@@ -111,7 +104,7 @@ impl CommandProcess {
             }
         }
         command.envs(settings.env.iter().map(|(name, value)| (name, value)));
-        if EVENT_VARIABLE.len() + "=\0".len() + event.len() <= MAX_VARIABLE_BYTES {
+        if let Some(event) = event_variable(event) {
             command.env(EVENT_VARIABLE, event);
         }
         if let Some(directory) = &settings.directory {

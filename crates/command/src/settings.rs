@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use dapper_core::ProcessConfig;
+use dapper_program::{is_name, split};
 use jiff::SignedDuration;
 
 use crate::error::CommandError;
-use crate::process::EVENT_VARIABLE;
-use crate::words;
 
 /// Key of the execution context: the program and its arguments, separated by blanks; quotes keep blanks together. Must be
 /// set.
@@ -62,7 +61,7 @@ impl Settings {
         let (program, arguments) = read_command(text(COMMAND).unwrap_or_default(), text(SHELL))?;
         let env = context.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(ENV)?, value)));
         let env = env.map(|(key, name, value)| {
-            if !is_name(name) || name == EVENT_VARIABLE {
+            if !is_name(name) {
                 return Err(CommandError::value(key, "has no name that a variable may have here"));
             }
             if value.contains('\0') {
@@ -96,7 +95,7 @@ fn read_command(command: &str, shell: Option<&str>) -> Result<(String, Vec<Strin
     }
     match shell {
         None | Some("false") => {
-            let mut words = words::split(command).map_err(wrong)?.into_iter();
+            let mut words = split(command).map_err(wrong)?.into_iter();
             let program = words.next().filter(|program| !program.is_empty());
             Ok((program.ok_or_else(|| wrong("names no program"))?, words.collect()))
         }
@@ -118,19 +117,13 @@ fn read_directory(text: Option<&str>) -> Result<Option<PathBuf>, CommandError> {
 
 fn read_names(text: &str) -> Result<Vec<String>, CommandError> {
     let names = text.split_whitespace().map(|name| {
-        if is_name(name) && name != EVENT_VARIABLE {
+        if is_name(name) {
             Ok(name.to_owned())
         } else {
             Err(CommandError::value(KEEP_ENV, format!("holds {name:?}, which is no name of a variable")))
         }
     });
     names.collect()
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with(|c: char| c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn read_timeout(text: &str) -> Result<Duration, CommandError> {

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::Operation;
 
-/// Everything an input is made from. `Debug` shows no secret.
-#[derive(Clone, Debug, Default, Deserialize)]
+/// Everything an input is made from. `Debug` shows the keys of the options without their values.
+#[derive(Clone, Default, Deserialize)]
 pub struct InputConfig {
     /// The input's name.
     pub name: String,
@@ -57,6 +57,19 @@ impl ProcessConfig {
     }
 }
 
+impl fmt::Debug for InputConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<&String> = self.options.keys().collect();
+        f.debug_struct("InputConfig")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .field("connection_string", &self.connection_string)
+            .field("operations", &self.operations)
+            .field("options", &keys)
+            .finish()
+    }
+}
+
 impl fmt::Debug for ProcessConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys: Vec<&String> = self.execution_context.keys().collect();
@@ -94,12 +107,17 @@ mod tests {
 
     #[test]
     fn debug_shows_no_secret() {
-        let input = InputConfig { connection_string: "canary".to_owned().into(), ..Default::default() };
+        let input = InputConfig {
+            connection_string: "canary".to_owned().into(),
+            options: [("token".to_owned(), "canary".into())].into_iter().collect(),
+            ..Default::default()
+        };
         let process = ProcessConfig {
             execution_context: [("authorization".to_owned(), "canary".to_owned())].into(),
             ..Default::default()
         };
         let text = format!("{input:?}{process:?}");
         assert!(!text.contains("canary") && text.contains("authorization"), "{text}");
+        assert!(text.contains("token"), "{text}");
     }
 }

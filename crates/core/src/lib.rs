@@ -19,6 +19,7 @@ mod event;
 mod input;
 mod operation;
 mod parking;
+mod pattern;
 mod process;
 mod registry;
 
@@ -28,6 +29,7 @@ pub use event::{Event, RawJson};
 pub use input::{ErrorKind, EventSink, Input, InputError, SinkClosed};
 pub use operation::{Operation, UnknownOperation};
 pub use parking::{Entry, Fate, Parcel, Parking, Settle, Stored};
+pub use pattern::glob;
 pub use process::{Process, ProcessError, ProcessExitStatus, ProcessStatus};
 pub use registry::{NewInputFunc, NewProcessFunc, Registry, RegistryError};
 

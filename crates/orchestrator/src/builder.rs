@@ -10,7 +10,9 @@ use petgraph::algo::tarjan_scc;
 use petgraph::graphmap::DiGraphMap;
 
 use crate::diagram::Diagram;
+use crate::filter::Filter;
 use crate::plan::Plan;
+use crate::reach::FilteredLink;
 use crate::{Orchestrator, RetryPolicy};
 
 /// How many processes run at the same time unless told otherwise, as in the ancestor.
@@ -24,6 +26,8 @@ pub struct OrchestratorBuilder {
     inputs: Vec<Arc<dyn Input>>,
     processes: Vec<ProcessNode>,
     links: Vec<(String, String)>,
+    /// By place among the links.
+    filters: Vec<Option<Arc<Filter>>>,
     concurrency: usize,
     drain_deadline: Duration,
     most_outstanding: usize,
@@ -114,6 +118,7 @@ impl OrchestratorBuilder {
             inputs: Vec::new(),
             processes: Vec::new(),
             links: Vec::new(),
+            filters: Vec::new(),
             concurrency: DEFAULT_CONCURRENCY,
             drain_deadline: DEFAULT_DRAIN_DEADLINE,
             most_outstanding: DEFAULT_MOST_OUTSTANDING,
@@ -138,8 +143,19 @@ impl OrchestratorBuilder {
     }
 
     /// Sends the events of the input `from`, or those that the process `from` has handled, to the process `to`.
-    pub fn add_link(mut self, from: impl Into<String>, to: impl Into<String>) -> Self {
+    pub fn add_link(self, from: impl Into<String>, to: impl Into<String>) -> Self {
+        self.add_filtered_link(from, to, Filter::default())
+    }
+
+    /// The same, for those events alone that the filter lets through. An event that no link takes is handled.
+    pub fn add_filtered_link(
+        mut self,
+        from: impl Into<String>,
+        to: impl Into<String>,
+        filter: Filter,
+    ) -> Self {
         self.links.push((from.into(), to.into()));
+        self.filters.push((!filter.is_open()).then(|| Arc::new(filter)));
         self
     }
 
@@ -178,7 +194,9 @@ impl OrchestratorBuilder {
                 return Err(GraphError::InputWithoutLinks { input: input.id().to_owned() });
             }
         }
-        let plan = Plan::new(self.inputs.len(), &from_input, &onward);
+        let pairs = |links: &[FilteredLink]| links.iter().map(|link| (link.0, link.1)).collect::<Vec<_>>();
+        let plan = Plan::new(self.inputs.len(), &pairs(&from_input), &pairs(&onward));
+        let plan = plan.with_filters(&from_input, &onward);
         let reached: HashSet<usize> = plan.routes.iter().map(|route| route.process).collect();
         let warnings = (0..self.processes.len())
             .filter(|process| !reached.contains(process))
@@ -212,14 +230,13 @@ impl OrchestratorBuilder {
         Ok(nodes)
     }
 
-    #[expect(clippy::type_complexity, reason = "two lists of index pairs, taken apart at once")]
     fn resolve_links(
         &self,
         nodes: &BTreeMap<&str, Node>,
-    ) -> Result<(Vec<(usize, usize)>, Vec<(usize, usize)>), GraphError> {
+    ) -> Result<(Vec<FilteredLink>, Vec<FilteredLink>), GraphError> {
         let (mut from_input, mut onward) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
-        for (from, to) in &self.links {
+        for ((from, to), filter) in self.links.iter().zip(&self.filters) {
             let node = |id: &String| {
                 nodes.get(id.as_str()).copied().ok_or_else(|| GraphError::UnknownNode {
                     from: from.clone(),
@@ -232,8 +249,8 @@ impl OrchestratorBuilder {
                 (_, Node::Input(_)) => {
                     return Err(GraphError::LinkIntoInput { from: from.clone(), to: to.clone() });
                 }
-                (Node::Input(from), Node::Process(to)) => (&mut from_input, (from, to)),
-                (Node::Process(from), Node::Process(to)) => (&mut onward, (from, to)),
+                (Node::Input(from), Node::Process(to)) => (&mut from_input, (from, to, filter.clone())),
+                (Node::Process(from), Node::Process(to)) => (&mut onward, (from, to, filter.clone())),
             };
             if !seen.insert((from, to)) {
                 return Err(GraphError::DuplicateLink { from: from.clone(), to: to.clone() });
@@ -243,8 +260,8 @@ impl OrchestratorBuilder {
         Ok((from_input, onward))
     }
 
-    fn refuse_cycles(&self, onward: &[(usize, usize)]) -> Result<(), GraphError> {
-        let graph: DiGraphMap<usize, ()> = onward.iter().map(|&(from, to)| (from, to, ())).collect();
+    fn refuse_cycles(&self, onward: &[FilteredLink]) -> Result<(), GraphError> {
+        let graph: DiGraphMap<usize, ()> = onward.iter().map(|&(from, to, _)| (from, to, ())).collect();
         let cycles = tarjan_scc(&graph).into_iter().filter(|component| match component.as_slice() {
             &[alone] => graph.contains_edge(alone, alone),
             _ => true,

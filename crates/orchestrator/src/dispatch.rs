@@ -116,10 +116,10 @@ impl Pool {
 
     /// Takes in the events of a delivery. Never waits.
     pub(crate) fn enter(&self, run: &Arc<InputRun>, delivery: Delivery) {
-        if *delivery.entry() != Entry::Start || !delivery.stored().at.is_empty() {
+        let input = &self.plan.inputs[run.input];
+        if *delivery.entry() != Entry::Start || !delivery.stored().at.is_empty() || input.filters.is_some() {
             return self.enter_specially(run, delivery);
         }
-        let input = &self.plan.inputs[run.input];
         let mut events = delivery.into_events().peekable();
         while events.peek().is_some() {
             let mut jobs = Vec::with_capacity(ENTER_AT_ONCE.min(events.size_hint().0 * input.entry.len()));
@@ -131,7 +131,7 @@ impl Pool {
         }
     }
 
-    /// What was parked, or is partly, or is to be before anything is done with it.
+    /// What was parked, or is partly, or is to be before anything is done with it; and what links may not take.
     fn enter_specially(&self, run: &Arc<InputRun>, delivery: Delivery) {
         let input = &self.plan.inputs[run.input];
         let (entry, stored) = (delivery.entry().clone(), delivery.stored().clone());
@@ -150,17 +150,25 @@ impl Pool {
                 continue;
             }
             let index = acknowledgement.index();
-            let ticket = Ticket::new(event, acknowledgement, input, true, run);
+            let reach = self.plan.reach(run.input, &event, None);
+            let mut ticket = Ticket::new(event, acknowledgement, input, true, run);
+            if let Some(reach) = &reach {
+                ticket.limit_to(reach);
+            }
             for route in stored.of(index).filter_map(|process| self.route(ticket.run.input, process)) {
-                let route = &self.plan.routes[route as usize];
-                ticket.settle(route.local, &route.behind);
+                let behind = self.plan.behind_for(ticket.run.input, &ticket.event, route);
+                ticket.settle(self.plan.routes[route as usize].local, &behind);
             }
             let ticket = Arc::new(ticket);
-            let entered = input.entry.iter().filter(|&&route| {
+            let is_entry = |local: usize| match &reach {
+                None => self.plan.routes[input.routes.start as usize + local].before == 0,
+                Some(reach) => reach.before[local] == 0,
+            };
+            let entered = input.routes.clone().filter(|&route| {
                 let local = self.plan.routes[route as usize].local;
-                !ticket.is_settled(local)
+                is_entry(local) && !ticket.is_settled(local)
             });
-            for job in entered.map(|&route| self.job(route, &ticket)) {
+            for job in entered.map(|route| self.job(route, &ticket)) {
                 if entry == Entry::Isolated && ticket.parking().is_some() {
                     self.store(&job, Fate::Untried { suspect: true });
                 } else {

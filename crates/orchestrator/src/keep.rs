@@ -50,11 +50,13 @@ impl Pool {
 
     /// What becomes of an event at a process that comes after the one where it was resumed.
     pub(crate) fn joined(&self, job: &Job) -> Fate {
-        let ahead = self.plan.ahead(job.ticket.run.input, job.route);
         if self.plan.routes[job.route as usize].before < 2 {
             return Fate::Untried { suspect: job.ticket.is_suspect() };
         }
-        let unless = ahead.map(|route| self.processes[route.process].process.id().to_owned()).collect();
+        // Filters can keep an event from the ways that lead here from a process: what is parked there holds up nothing.
+        let ahead = self.plan.ahead_for(job.ticket.run.input, &job.ticket.event, job.route);
+        let process = |route: u32| &self.processes[self.plan.routes[route as usize].process].process;
+        let unless = ahead.into_iter().map(|route| process(route).id().to_owned()).collect();
         Fate::Joined { unless }
     }
 
@@ -85,7 +87,8 @@ impl Pool {
             Fate::Dead { .. } => meter.dead_lettered.increment(1),
             Fate::Retry { .. } | Fate::Untried { .. } | Fate::Joined { .. } => meter.parked.increment(1),
         }
-        let (ticket, local, behind) = (Arc::clone(&job.ticket), route.local, route.behind.clone());
+        let behind = self.plan.behind_for(job.ticket.run.input, &job.ticket.event, job.route);
+        let (ticket, local) = (Arc::clone(&job.ticket), route.local);
         parking.store(Parcel {
             process: self.node(job).process.id().to_owned(),
             event,

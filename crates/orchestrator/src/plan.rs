@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use crate::reach::{FilteredLink, Filters};
+
 /// Everything dispatch needs to know of a graph without cycles. Inputs and processes go by their index.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -35,6 +37,8 @@ pub(crate) struct InputPlan {
     pub(crate) joins: Vec<u32>,
     /// All routes of the input.
     pub(crate) routes: Range<u32>,
+    /// Where one of its links has a filter.
+    pub(crate) filters: Option<Box<Filters>>,
 }
 
 impl Plan {
@@ -47,17 +51,18 @@ impl Plan {
         plan
     }
 
+    /// Adds the filters of the links that it was laid out for.
+    pub(crate) fn with_filters(mut self, from_input: &[FilteredLink], onward: &[FilteredLink]) -> Self {
+        for input in 0..self.inputs.len() {
+            self.inputs[input].filters = Filters::of(&self, input, from_input, onward).map(Box::new);
+        }
+        self
+    }
+
     /// The route of one input's events into one process.
     pub(crate) fn route(&self, input: usize, process: usize) -> Option<u32> {
         let mut look_at = self.inputs[input].routes.clone();
         look_at.find(|&route| self.routes[route as usize].process == process)
-    }
-
-    /// The routes of the input of `route` from which it can be reached.
-    pub(crate) fn ahead(&self, input: usize, route: u32) -> impl Iterator<Item = &Route> {
-        let local = self.routes[route as usize].local;
-        let routes = self.inputs[input].routes.clone().map(|route| &self.routes[route as usize]);
-        routes.filter(move |other| other.behind.contains(&local))
     }
 
     fn behind(&self, first: u32, local: usize) -> Vec<usize> {
@@ -109,7 +114,7 @@ impl Plan {
             joins.clear();
         }
         let routes = first..first + processes;
-        self.inputs.push(InputPlan { entry, processes, joins, routes });
+        self.inputs.push(InputPlan { entry, processes, joins, routes, filters: None });
     }
 }
 
@@ -121,7 +126,8 @@ mod tests {
     fn a_process_with_several_before_it_waits_for_all() {
         // 0 and 1 behind input 0, both before 2; 2 before 3; input 1 reaches 2 directly.
         let plan = Plan::new(2, &[(0, 0), (0, 1), (1, 2)], &[(0, 2), (1, 2), (2, 3)]);
-        let of = |entry, processes, joins, routes| InputPlan { entry, processes, joins, routes };
+        let of =
+            |entry, processes, joins, routes| InputPlan { entry, processes, joins, routes, filters: None };
         assert_eq!(plan.inputs[0], of(vec![0, 1], 4, vec![0, 0, 2, 1], 0..4));
         assert_eq!(plan.inputs[1], of(vec![4], 2, vec![], 4..6));
         let route = |process, local, next, behind, before| Route { process, local, next, behind, before };
@@ -129,8 +135,8 @@ mod tests {
         assert_eq!(plan.routes[2], route(2, 2, vec![3], vec![3], 2));
         assert_eq!(plan.routes[4], route(2, 0, vec![5], vec![1], 0));
         assert_eq!((plan.route(0, 2), plan.route(1, 2), plan.route(1, 0)), (Some(2), Some(4), None));
-        let ahead: Vec<usize> = plan.ahead(0, 3).map(|route| route.process).collect();
-        assert_eq!(ahead, [0, 1, 2]);
+        let event = dapper_core::Event::new("t", dapper_core::Operation::Create, "1", "i");
+        assert_eq!(plan.ahead_for(0, &event, 3), [0, 1, 2]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use crate::lanes::LaneId;
 use crate::plan::{InputPlan, Plan};
+use crate::reach::Reach;
 
 /// One run of an input's `handle`, from its start to its end.
 #[derive(Debug)]
@@ -128,19 +129,40 @@ impl Ticket {
         let input = &plan.inputs[run.input];
         let first = input.routes.start;
         let route = &plan.routes[at.route as usize];
+        let reach = plan.reach(run.input, &event, Some(at.route));
+        let narrowed = reach.as_ref().map(|reach| plan.behind_in(reach, run.input, at.route));
+        let behind = narrowed.as_ref().unwrap_or(&route.behind);
         let mut within = vec![0; input.joins.len()];
         if !within.is_empty() {
-            for local in route.behind.iter().chain([&route.local]) {
+            for local in behind.iter().chain([&route.local]) {
                 for &next in &plan.routes[first as usize + local].next {
                     within[(next - first) as usize] += 1;
                 }
             }
         }
-        let mut ticket = Self::new(event, acknowledgement, input, false, run);
-        *ticket.unsettled.get_mut() = 1 + route.behind.len() as u32;
+        let mut ticket = Self::new(event, acknowledgement, input, reach.is_some(), run);
+        *ticket.unsettled.get_mut() = 1 + behind.len() as u32;
+        if reach.is_some() {
+            for (local, settled) in ticket.settled.iter_mut().enumerate() {
+                *settled.get_mut() = local != route.local && !behind.contains(&local);
+            }
+        }
         ticket.joins = within.iter().map(|&count| AtomicU32::new(count)).collect();
         ticket.resumed = Some(Box::new(Resumed { at, within }));
         ticket
+    }
+
+    /// What the filters keep it from is settled, and waited for by nobody. For one with `with_stored`.
+    pub(crate) fn limit_to(&mut self, reach: &Reach) {
+        let mut settled = 0;
+        for (bit, is_reached) in self.settled.iter_mut().zip(&reach.reached) {
+            *bit.get_mut() = !is_reached;
+            settled += u32::from(!is_reached);
+        }
+        *self.unsettled.get_mut() -= settled;
+        for (count, before) in self.joins.iter_mut().zip(&reach.before) {
+            *count.get_mut() = *before;
+        }
     }
 
     /// It is settled at the route with that local number, and at those behind it as far as they depend on it.

@@ -1,14 +1,12 @@
 //! What the one replica that holds the lease does: read, claim, hand out, advance.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use dapper_core::{CancellationToken, Delivery, Entry, EventSink, Receipt, Stored, Terms, Validity};
+use dapper_core::{CancellationToken, EventSink, Receipt, Validity};
 use dapper_lock::{Lease, LeaseValidity, StoreId};
-use futures::future::{Either, select};
 use tokio_postgres::{Client, Statement};
 
 use crate::PostgresError;
@@ -19,11 +17,13 @@ use crate::names::quote_identifier;
 use crate::options::{Options, WakeUp as WakeUpOption};
 use crate::parking::{May, Out, Parked, ParkingStatements};
 use crate::pauses::Pausing;
-use crate::progress::{Chunk, Claimed, NextRead, Position, Progress};
-use crate::reader::{Batch, ChangeSet, Limits, Reader};
+use crate::progress::Progress;
+use crate::reader::{Batch, Limits, Reader};
 use crate::rotation::Rotation;
 use crate::session::{Session, bounded};
 use crate::wake_up::{Action, WakeUp};
+
+mod hand_out;
 
 /// Bounds of one batch: a change set holds at most 1,000 changes, and its payload some bytes for each.
 const LIMITS: Limits = Limits { rows: 8_192, bytes: 256 * 1024 };
@@ -404,6 +404,8 @@ impl<'a> Holder<'a> {
         let (paused, processes) = (self.pausing.is_input_paused(), self.pausing.processes());
         tracing::info!(input = self.options.names.id, paused, ?processes, "what is paused has changed");
         self.parked.pause(processes);
+        // What was held back may be due now.
+        self.parked.look_again();
         Ok(())
     }
 
@@ -459,153 +461,6 @@ impl<'a> Holder<'a> {
         self.cursor.record_count(self.client).await
     }
 
-    /// Reads one batch, claims it and hands it out. While more is left, the next one is read behind the claim, and
-    /// is there when this one is in the processes' hands.
-    async fn step(&mut self) -> Result<Action, PostgresError> {
-        let Ahead { batch, attempt } = match self.ahead.take() {
-            Some(ahead) => ahead,
-            None => {
-                let (next, inherited, attempt) = self.next_read();
-                let events = self.max_unsettled / 2;
-                let began = Instant::now();
-                let batch = self.reader.read(self.client, &next, inherited.as_ref(), events).await?;
-                self.meter.read(began);
-                Ahead { batch, attempt }
-            }
-        };
-        reach!(AfterRead);
-        self.slot = batch.wake_up / 2;
-        let awake_flag = batch.wake_up % 2 == 1;
-        let snapshot = batch.snapshot;
-        let xmin = snapshot.xmin;
-        if batch.change_sets.is_empty() {
-            self.progress.claim(Chunk { snapshot, last_seq: None, exhausted: batch.exhausted });
-            // Only when nothing new is there is it worth a commit of its own to record what was handled. If a crash undoes
-            // that, it comes again, marked.
-            self.save(false).await?;
-            return Ok(self.wake_up.found_nothing(xmin, awake_flag));
-        }
-        let (found, exhausted) = (batch.change_sets.len(), batch.exhausted);
-        let parts = parts(batch.change_sets);
-        for (place, part) in (1..).zip(&parts) {
-            let last_seq = part.last().map(|last| last.seq);
-            let exhausted = exhausted && place == parts.len();
-            self.progress.claim(Chunk { snapshot: snapshot.clone(), last_seq, exhausted });
-        }
-        // The claim: fences, counts the attempt, and flushes everything that was read.
-        reach!(BeforeClaim);
-        if exhausted || is_large(&parts) {
-            self.save(true).await?;
-            reach!(AfterClaim);
-            self.hand_out(parts, attempt).await?;
-        } else {
-            let (next, inherited, attempt_ahead) = self.next_read();
-            let events = self.max_unsettled / 2;
-            let began = Instant::now();
-            let mut fetch = pin!(self.reader.fetch(self.client, &next, inherited.as_ref(), events));
-            let fetched = {
-                let save = pin!(self.save(true));
-                match select(save, fetch.as_mut()).await {
-                    Either::Left((saved, _)) => {
-                        saved?;
-                        None
-                    }
-                    Either::Right((fetched, save)) => {
-                        save.await?;
-                        Some(fetched)
-                    }
-                }
-            };
-            reach!(AfterClaim);
-            self.hand_out(parts, attempt).await?;
-            let fetched = match fetched {
-                Some(fetched) => fetched?,
-                None => fetch.await?,
-            };
-            self.meter.read(began);
-            self.ahead = self.reader.take(fetched)?.map(|batch| Ahead { batch, attempt: attempt_ahead });
-        }
-        reach!(AfterHandOut);
-        Ok(self.wake_up.found(found, exhausted))
-    }
-
-    /// Where to read next, what of it may be a repeat, and as which attempt that is to be delivered.
-    fn next_read(&self) -> (NextRead, Option<Claimed>, u32) {
-        let next = self.progress.next_read();
-        match self.progress.inherited() {
-            Some((claimed, attempt)) => (next, Some(claimed.clone()), attempt),
-            None => (next, None, 1),
-        }
-    }
-
-    async fn hand_out(&mut self, parts: Vec<Vec<ChangeSet>>, attempt: u32) -> Result<(), PostgresError> {
-        for part in parts {
-            self.hand_out_part(&part, attempt).await?;
-        }
-        Ok(())
-    }
-
-    async fn hand_out_part(&mut self, part: &[ChangeSet], attempt: u32) -> Result<(), PostgresError> {
-        let mut events = Vec::with_capacity(part.iter().map(|change_set| change_set.changes).sum());
-        let mut ends = Vec::with_capacity(part.len());
-        let mut is_repeat = false;
-        for change_set in part {
-            let attempt = if change_set.claimed_before { attempt } else { 1 };
-            is_repeat |= change_set.claimed_before;
-            self.stamp.events(change_set, attempt, &mut events)?;
-            ends.push((change_set.seq, events.len()));
-        }
-        let count = events.len();
-        let bytes = bytes_of(part);
-        // No more than so many were in a predecessor's hands, whatever the row says of a promoted server.
-        let isolate = is_repeat && self.crashes >= ISOLATE_AFTER && self.isolated < MAX_OUTSTANDING_EVENTS;
-        self.isolated += if isolate { count } else { 0 };
-        let terms = Terms {
-            validity: Some(Arc::clone(&self.validity)),
-            parking: Some(self.parked.of_change_sets(&ends)),
-            entry: if isolate { Entry::Isolated } else { Entry::Start },
-            stored: if is_repeat {
-                self.parked.stored(self.client, &events).await?
-            } else {
-                Stored::default()
-            },
-        };
-        let (delivery, receipt) = Delivery::with_terms(events, terms);
-        self.meter.handed_out(count, is_repeat);
-        if !self.lease.is_valid() {
-            return Err(PostgresError::LeaseLost {
-                resource: self.options.names.schema.clone(),
-                reason: "it ended before the hand-off".into(),
-            });
-        }
-        let since = Instant::now();
-        self.sink.send(delivery).await.map_err(|_| PostgresError::SinkClosed)?;
-        self.outstanding.push_back(Outstanding { receipt, since, events: count, bytes, ends });
-        Ok(())
-    }
-
-    /// Writes the cursor row if it says something else; `durable` when something is handed out after it.
-    async fn save(&mut self, durable: bool) -> Result<(), PostgresError> {
-        if self.progress.is_dirty() {
-            reach!(BeforeAdvance);
-            let mut position = self.progress.position();
-            if is_broken!(ClaimBeforeDeliver) {
-                position = Position { claimed: None, attempt: 0, ..position };
-            }
-            self.count();
-            let began = Instant::now();
-            if durable {
-                self.cursor.save(self.client, &position).await?;
-            } else {
-                self.cursor.leave(self.client, &position).await?;
-            }
-            self.meter.claimed(began);
-            reach!(AfterAdvance);
-            self.progress.saved();
-        }
-        Ok(())
-    }
-
     /// Sets or clears the flag that lets writers skip the NOTIFY, if we still hold the cursor.
     async fn flag(&mut self, awake: bool) -> Result<(), PostgresError> {
         let token = self.cursor.token();
@@ -640,32 +495,6 @@ impl<'a> Holder<'a> {
         self.garbage.reported = Some(Instant::now());
         self.sink.report(error.into_input_error(&self.options.name));
     }
-}
-
-/// A batch, cut into what is handed out together.
-fn parts(change_sets: Vec<ChangeSet>) -> Vec<Vec<ChangeSet>> {
-    let mut parts: Vec<Vec<ChangeSet>> = Vec::new();
-    let mut changes = HANDED_OUT_AT_ONCE;
-    for change_set in change_sets {
-        if changes >= HANDED_OUT_AT_ONCE {
-            parts.push(Vec::new());
-            changes = 0;
-        }
-        changes += change_set.changes;
-        if let Some(part) = parts.last_mut() {
-            part.push(change_set);
-        }
-    }
-    parts
-}
-
-fn bytes_of(part: &[ChangeSet]) -> usize {
-    part.iter().map(|change_set| change_set.payload.len()).sum()
-}
-
-/// Whether a batch is so large that no other one is to be in memory beside it.
-fn is_large(parts: &[Vec<ChangeSet>]) -> bool {
-    parts.iter().map(|part| bytes_of(part)).sum::<usize>() > 2 * LIMITS.bytes as usize
 }
 
 /// Sets the wake-up flag; false when the cursor is another's.

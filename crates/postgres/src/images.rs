@@ -1,9 +1,11 @@
 //! Which row images an input captures, and which columns never are in one.
 
+use dapper_core::glob;
+
 use crate::PostgresError;
 use crate::capture::{Source, json_sql};
 use crate::names::{quote_identifier, quote_literal};
-use crate::patterns::{glob, like};
+use crate::patterns::like;
 
 /// What of a row goes into an event besides its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,13 +92,15 @@ impl PostgresInput {
         let resource = resource(&self.options, &session)?;
         let store = self.locks.store_id().await?;
         self.meter.is(Some(State::StandingBy));
-        tracing::info!(input = self.id(), resource = resource.as_str(), "standing by");
+        let holder = self.locks.holder_id();
+        tracing::info!(input = self.id(), resource = resource.as_str(), %holder, "standing by");
         let lease = tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = session.closed() => return Err(PostgresError::ConnectionLost),
             lease = self.locks.acquire(&resource) => lease?,
         };
-        tracing::info!(input = self.id(), token = lease.token().get(), "lease acquired");
+        let token = lease.token().get();
+        tracing::info!(input = self.id(), token, %holder, "lease acquired");
         reach!(AfterGrant);
         let outcome = self.hold(&mut session, (prepared, &access), (&lease, store), sink, stop).await;
         if outcome.is_err() {
@@ -107,7 +109,7 @@ impl PostgresInput {
         reach!(BeforeRelease);
         // Releasing is a courtesy to the next holder: when it fails, the lease ends by itself.
         let released = lease.release().await;
-        tracing::info!(input = self.id(), released = released.is_ok(), "lease given up");
+        tracing::info!(input = self.id(), token, released = released.is_ok(), "lease given up");
         outcome
     }
 

@@ -14,6 +14,11 @@
 //! The keys of the execution context are [`URL`], [`METHOD`], [`TIMEOUT`], [`SECRET`], [`CONCURRENCY`], [`RATE`], [`BURST`],
 //! [`BATCH`], [`LINGER`], and those that begin with [`HEADER`].
 //!
+//! # The input
+//! [`WebhookInput`] listens for requests and makes an event of each, which is answered with 202 only when every process has
+//! handled it: nothing is stored, so before that nothing is taken over. Otherwise the answer is 503, and no process is called
+//! with the event any more. It needs no lease: every replica listens.
+//!
 //! # Signatures
 //! With a secret, the headers `webhook-id` (as `idempotency-key`), `webhook-timestamp` and `webhook-signature` are those
 //! of the Standard Webhooks specification. An event without an `event_id` is then refused.
@@ -44,12 +49,20 @@ mod batch;
 mod caller;
 mod endpoint;
 mod error;
+mod input;
+mod input_settings;
 mod limits;
 mod process;
+mod receive;
 mod settings;
 mod signature;
 
 pub use error::WebhookError;
+pub use input::{WebhookInput, register_input, validate_input};
+pub use input_settings::{
+    DEFAULT_INPUT_TIMEOUT, DEFAULT_LISTEN, DEFAULT_MAX_BODY_BYTES, DEFAULT_MAX_WAITING, INPUT_KEYS,
+    INPUT_SECRET, INPUT_TIMEOUT, LISTEN, MAX_BODY_BYTES, MAX_INPUT_TIMEOUT, MAX_WAITING, TOKEN,
+};
 pub use process::{KIND, WebhookProcess, register};
 pub use settings::{
     BATCH, BURST, CONCURRENCY, DEFAULT_LINGER, DEFAULT_TIMEOUT, HEADER, KEYS, LINGER, MAX_BATCH, MAX_LINGER,

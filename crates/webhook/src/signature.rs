@@ -9,9 +9,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-#[cfg(test)]
-use ring::hmac;
-use ring::hmac::{Context, HMAC_SHA256, Key};
+use ring::hmac::{self, Context, HMAC_SHA256, Key};
 
 /// Names the message: the same over repeats.
 pub(crate) const ID: &str = "webhook-id";
@@ -29,17 +27,14 @@ const SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 /// More secrets than this are a mistake.
 const MOST_SECRETS: usize = 8;
 /// More signatures than this are not looked at.
-#[cfg(test)]
 const MOST_SIGNATURES: usize = 32;
 /// How far a message's time may be off.
-#[cfg(test)]
 const TOLERANCE_S: i64 = 5 * 60;
 
 /// What a message is signed with, or a signature must fit to one of.
 pub(crate) struct Secrets(Vec<Key>);
 
 /// Why a message is not taken for the sender's own.
-#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SignatureError {
     #[error("the headers {ID}, {TIMESTAMP} and {SIGNATURE} must all be there, each once and as text")]
@@ -89,7 +84,6 @@ impl Secrets {
 
     /// Whether one of the signatures fits to one of the secrets, and the time is near. Takes as long whatever is wrong
     /// with a signature.
-    #[cfg(test)]
     pub(crate) fn verify(
         &self,
         headers: [Option<&str>; 3],

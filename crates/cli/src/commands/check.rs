@@ -37,7 +37,8 @@ fn as_text(loaded: &Loaded, reached: &[Reached], warnings: &[String], offline: b
         let _ = writeln!(out, "process  {} ({})", process.config.name, process.config.kind);
     }
     for link in &pipeline.links {
-        let _ = writeln!(out, "link     {} -> {}", link.from, link.to);
+        let filtered = if link.filter.is_open() { "" } else { " (filtered)" };
+        let _ = writeln!(out, "link     {} -> {}{filtered}", link.from, link.to);
     }
     for Reached { what, server } in reached {
         let _ = writeln!(out, "reached  {what}: {server}");

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::problem::{Problem, did_you_mean};
-use super::{Lines, LinkSection, Pipeline, Source};
+use super::{Pipeline, Source};
 
 /// What a name in the file stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +47,11 @@ pub(super) fn check_links(
     source: &Source<'_>,
     pipeline: &Pipeline,
     names: &BTreeMap<String, Named>,
-    links: &[(LinkSection, Lines)],
 ) -> Result<(), Problem> {
+    let links = &pipeline.links;
     let mut seen = HashSet::new();
-    for (link, lines) in links {
-        let problem = |key: &str, reason: String| Err(source.problem(lines.of(Some(key)), reason));
+    for link in links {
+        let problem = |key: &str, reason: String| Err(source.problem(link.lines.of(Some(key)), reason));
         if !names.contains_key(&link.from) {
             let hint = did_you_mean(&link.from, names.keys().map(String::as_str));
             let reason = format!("link from {:?}, but there is no such input or process{hint}", link.from);
@@ -75,7 +75,7 @@ pub(super) fn check_links(
     }
     for input in &pipeline.inputs {
         let name = &input.config.name;
-        if !links.iter().any(|(link, _)| link.from == *name) {
+        if !links.iter().any(|link| link.from == *name) {
             let reason = format!("input {name:?} has no link to a process, so its events would be lost");
             return Err(source.problem(input.lines.of(Some("name")), reason));
         }

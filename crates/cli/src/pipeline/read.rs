@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use toml::de::DeTable;
 
+use super::filters::{FILTER_KEYS, read_filter};
 use super::links::{check_links, check_names};
 use super::problem::{Problem, did_you_mean};
 use super::section::Section;
@@ -79,9 +80,8 @@ pub(crate) fn read(source: &Source<'_>) -> Result<Pipeline, Problem> {
         pipeline.processes.push(read_process(source, section)?);
     }
     let known = check_names(source, &pipeline)?;
-    let links: Vec<_> = links.iter().map(read_link).collect::<Result<_, _>>()?;
-    check_links(source, &pipeline, &known, &links)?;
-    pipeline.links = links.into_iter().map(|(link, _)| link).collect();
+    pipeline.links = links.into_iter().map(read_link).collect::<Result<_, _>>()?;
+    check_links(source, &pipeline, &known)?;
     Ok(pipeline)
 }
 
@@ -208,10 +208,11 @@ fn read_process(source: &Source<'_>, mut section: Section<'_>) -> Result<Process
     Ok(ProcessSection { config, policy, name_line, lines })
 }
 
-fn read_link(section: &Section<'_>) -> Result<(LinkSection, Lines), Problem> {
-    section.allow(&["input", "process"])?;
-    let link = LinkSection { from: section.required_text("input")?, to: section.required_text("process")? };
-    Ok((link, section.lines()))
+fn read_link(mut section: Section<'_>) -> Result<LinkSection, Problem> {
+    section.allow(&[&["input", "process"][..], &FILTER_KEYS].concat())?;
+    let (from, to) = (section.required_text("input")?, section.required_text("process")?);
+    let (lines, operations) = (section.lines(), read_operations(&section)?);
+    Ok(LinkSection { from, to, filter: read_filter(&mut section, operations)?, lines })
 }
 
 fn unknown<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str>) -> String {

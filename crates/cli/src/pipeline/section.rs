@@ -192,6 +192,18 @@ impl<'s> Section<'s> {
         sections.collect()
     }
 
+    /// The table under `key`, or the list of tables, known to users as `name`.
+    pub(crate) fn tables_or_one(
+        &mut self,
+        key: &str,
+        name: &'static str,
+    ) -> Result<Vec<Section<'s>>, Problem> {
+        match self.entries.get(key).map(|entry| entry.value.get_ref()) {
+            Some(DeValue::Array(_)) => self.tables(key, name),
+            _ => Ok(self.table(key, name)?.into_iter().collect()),
+        }
+    }
+
     fn expand(&self, entry: &Entry<'_>, text: &str) -> Result<String, Problem> {
         let reason =
             |error: super::variables::VariableError| self.source.problem(Some(entry.line), error.to_string());

@@ -4,6 +4,7 @@ use expect_test::{Expect, expect};
 
 use super::{LockSection, Pipeline, Problem, Source, read};
 use dapper_core::Operation;
+use dapper_orchestrator::{Condition, Filter, Test, Value};
 use std::time::Duration;
 
 /// The example of the design document.
@@ -112,6 +113,11 @@ fn unknown_keys() {
         &expect![[
             r#"pipeline.toml:10: unknown key "max_atempts" in [processes.retry]; did you mean "max_attempts"?"#
         ]],
+    );
+    replaced(
+        "process = \"print\"",
+        "process = \"print\"\ntable = [\"a\"]",
+        &expect![[r#"pipeline.toml:13: unknown key "table" in [[links]]; did you mean "tables"?"#]],
     );
     replaced(
         "process = \"print\"",
@@ -323,6 +329,104 @@ fn links_that_lead_nowhere() {
         &expect![[
             r#"pipeline.toml:2: input "orders-input" has no link to a process, so its events would be lost"#
         ]],
+    );
+}
+
+/// The good file with more in its link, from line 13 on.
+fn link(more: &str) -> String {
+    GOOD.concat() + more
+}
+
+#[test]
+fn links_with_filters() {
+    let open = |text: &str| parse(text).unwrap().links[0].filter.clone();
+    assert!(open(&GOOD.concat()).is_open());
+    let one = link(
+        "operation = [\"insert\"]\ntables = [\"a.*\"]\nwhere = { field = \"new.status\", equals = \"paid\" }",
+    );
+    let condition = |field: &str, test| Condition::new(field, test).unwrap();
+    let paid = condition("new.status", Test::In(vec![Value::Text("paid".into())]));
+    let expected = Filter::default()
+        .with_operations(vec![Operation::Create])
+        .with_tables(["a.*"])
+        .unwrap()
+        .with_condition(paid.clone());
+    assert_eq!(open(&one), expected);
+    let many = link(
+        "[[links.where]]\nfield = \"new.status\"\nequals = \"paid\"\n[[links.where]]\nfield = \"key.id\"\n\
+         in = [1, 2.5, true]\n[[links.where]]\nfield = \"old.x.y\"\nexists = false\n",
+    );
+    let values = vec![Value::number("1").unwrap(), Value::number("2.5").unwrap(), Value::Text("true".into())];
+    let expected = Filter::default()
+        .with_condition(paid)
+        .with_condition(condition("key.id", Test::In(values)))
+        .with_condition(condition("old.x.y", Test::Exists(false)));
+    assert_eq!(open(&many), expected);
+}
+
+#[test]
+fn filters_that_cannot_be_meant() {
+    let refused = |more: &str, expected: &Expect| refused(&link(more), expected);
+    refused(
+        "tables = []",
+        &expect![[
+            r#"pipeline.toml:13: "tables" is empty, so that no event would pass; leave it out to let all pass"#
+        ]],
+    );
+    refused(
+        "operations = []",
+        &expect![[
+            r#"pipeline.toml:13: "operations" is empty, so that no event would pass; leave it out to let all pass"#
+        ]],
+    );
+    refused(
+        "tables = [\n\"ok\",\n\"x.\"]",
+        &expect![[
+            r#"pipeline.toml:15: the pattern "x." is none; write "schema.table", "schema.*" or "table""#
+        ]],
+    );
+    refused(
+        "operations = [\"upsert\"]",
+        &expect![[
+            r#"pipeline.toml:13: unknown operation "upsert"; use one of create (insert), read, update, delete (remove), truncate"#
+        ]],
+    );
+    refused("where = 3", &expect![[r#"pipeline.toml:13: "where" must be a table, not a number"#]]);
+    refused(
+        "where = [3]",
+        &expect![[
+            r#"pipeline.toml:13: "where" must be a list of tables, not a number; write [[links.where]]"#
+        ]],
+    );
+    refused(
+        "where = { field = \"new.a\" }",
+        &expect!["pipeline.toml:13: a condition takes exactly one of equals, in, exists"],
+    );
+    refused(
+        "[links.where]\nfield = \"new.a\"\nequals = 1\nexists = true",
+        &expect!["pipeline.toml:16: a condition takes exactly one of equals, in, exists"],
+    );
+    refused(
+        "[links.where]\nfield = \"status\"\nequals = 1",
+        &expect![[
+            r#"pipeline.toml:14: the field "status" must begin with new., old. or key.; did you mean "new.status"?"#
+        ]],
+    );
+    refused(
+        "[links.where]\nfield = \"new.a\"\nequal = 1",
+        &expect![[r#"pipeline.toml:15: unknown key "equal" in [[links.where]]; did you mean "equals"?"#]],
+    );
+    refused(
+        "[links.where]\nfield = \"new.a\"\nequals = []",
+        &expect![[r#"pipeline.toml:15: "equals" takes texts, numbers, true and false"#]],
+    );
+    refused(
+        "[links.where]\nfield = \"new.a\"\nin = 3",
+        &expect![[r#"pipeline.toml:15: "in" must be a list of values, not empty"#]],
+    );
+    refused(
+        "[links.where]\nfield = \"new.a\"\nexists = \"yes\"",
+        &expect![[r#"pipeline.toml:15: "exists" must be true or false"#]],
     );
 }
 

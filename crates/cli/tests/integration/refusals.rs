@@ -198,3 +198,31 @@ fn settings_of_processes_are_named_in_their_line() {
         "#]],
     );
 }
+
+#[test]
+fn filters_on_fields_that_events_do_not_have() {
+    let with = |images: &str, field: &str| {
+        let link =
+            format!("process = \"print\"\nwhere = {{ field = \"{field}.status\", equals = \"paid\" }}");
+        let input = format!("type = \"postgres\"\n{images}");
+        SMALL.replace("process = \"print\"", &link).replace("type = \"postgres\"\n", &input)
+    };
+    check(
+        &with("", "new"),
+        &expect![[r#"
+            error: pipeline.toml:13: the link looks at fields of "new", which events of input "orders-input" do not have with images = "key"; set its images = "new" or "old-and-new"
+        "#]],
+    );
+    check(
+        &with("images = \"new\"\n", "old"),
+        &expect![[r#"
+            error: pipeline.toml:14: the link looks at fields of "old", which events of input "orders-input" do not have with images = "new"; set its images = "old-and-new"
+        "#]],
+    );
+    for (images, field) in [("", "key"), ("images = \"new\"\n", "new"), ("images = \"old-and-new\"\n", "old")]
+    {
+        let said = dapper(&with(images, field), &["check", "--offline", "pipeline.toml"]);
+        assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{field}");
+        assert!(said.out.contains("link     orders-input -> print (filtered)\n"), "{}", said.out);
+    }
+}

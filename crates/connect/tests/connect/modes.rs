@@ -1,6 +1,7 @@
 //! What each `sslmode` accepts and refuses.
 
 use dapper_connect::{ConnectError, ConnectionString};
+use tokio::io::AsyncReadExt;
 
 use crate::certificates::{Authority, self_signed, self_signed_expired, self_signed_plain};
 use crate::support::{EITHER, TlsServer, open};
@@ -139,4 +140,26 @@ async fn a_server_that_wants_no_tls_is_reached_with_prefer_alone() {
     server.refuses("host=127.0.0.1 sslmode=require", &["no pg_hba.conf entry"]).await;
     let socket = server.server.directory().unwrap().display().to_string();
     assert!(!server.connect(&format!("host={socket} sslmode=verify-full sslrootcert=system")).await.unwrap());
+}
+
+/// No server of this version takes it: what is sent first is looked at instead.
+#[tokio::test]
+async fn direct_negotiation_begins_with_the_handshake() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let first = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut bytes = vec![0; 4096];
+        let length = client.read(&mut bytes).await.unwrap();
+        bytes.truncate(length);
+        bytes
+    });
+    let text =
+        format!("host=localhost hostaddr=127.0.0.1 port={port} user=x sslmode=require sslnegotiation=direct");
+    open(&text).await.unwrap_err();
+    let first = first.await.unwrap();
+    let has = |text: &[u8]| first.windows(text.len()).any(|window| window == text);
+    assert!(first.starts_with(&[0x16, 3]) && has(b"\x0apostgresql") && has(b"localhost"), "{first:02x?}");
+    let weaker = "host=h sslmode=prefer sslnegotiation=direct".parse::<ConnectionString>().unwrap_err();
+    assert_eq!(weaker.parameter, Some("sslnegotiation"));
 }

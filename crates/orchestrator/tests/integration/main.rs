@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod dag;
+mod filters;
 mod graph;
 mod order;
 mod retry;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // Test code throughout; the lint knows only functions marked as tests.
 
 mod batches;
+mod input;
 mod requests;
 mod secrets;
 mod server;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dapper_testkit::{Cluster, ClusterOptions, Database};
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout_at};
 use tokio_postgres::Client;
 
 use crate::{Verdict, pipeline, run, server};
@@ -32,7 +33,7 @@ pub(crate) struct Growth {
     #[arg(long, default_value_t = 20)]
     rows: i64,
     /// Pairs of parts, one without and one with the transaction, that the halves are cut into
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 15)]
     pairs: u32,
 }
 
@@ -73,23 +74,25 @@ impl Growth {
         let (mut free, mut held) = (Half::default(), Half::default());
         let part = self.changes / i64::from(self.pairs);
         for pair in 0..self.pairs {
-            // In turns, so that whatever else changes on the machine meets both.
-            self.part(&database, part, &mut free).await?;
+            // In turns, and each first every other time, so that whatever else changes on the machine meets both.
+            for held_now in [pair % 2 == 1, pair % 2 == 0] {
+                if held_now {
+                    let open = database.connect().await?;
+                    open.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO held VALUES (0)")
+                        .await?;
+                    self.part(&database, part, &mut held).await?;
+                    // Its own change set must not be what is dead in the end.
+                    open.batch_execute("COMMIT").await?;
+                    drained(&client).await?;
+                } else {
+                    self.part(&database, part, &mut free).await?;
+                }
+            }
             println!(
-                "pair {} of {}: {:9.0} changes/s undisturbed",
+                "pair {} of {}: {:9.0} changes/s undisturbed, {:9.0} with an open transaction",
                 pair + 1,
                 self.pairs,
-                free.rates[pair as usize]
-            );
-            let open = database.connect().await?;
-            open.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; INSERT INTO held VALUES (0)").await?;
-            self.part(&database, part, &mut held).await?;
-            // Its own change set must not be what is dead in the end.
-            open.batch_execute("COMMIT").await?;
-            println!(
-                "pair {} of {}: {:9.0} changes/s with an open transaction",
-                pair + 1,
-                self.pairs,
+                free.rates[pair as usize],
                 held.rates[pair as usize]
             );
         }
@@ -126,13 +129,13 @@ impl Growth {
         client.batch_execute("TRUNCATE t").await?;
         let started = Instant::now();
         let (left, pause) = (Arc::new(AtomicI64::new(changes)), Arc::new(AtomicBool::new(false)));
-        let mut writers = Vec::new();
+        let mut writers = JoinSet::new();
         for _ in 0..2 {
             let writer = database.connect().await?;
-            writers.push(tokio::spawn(write(writer, self.rows, Arc::clone(&left), Arc::clone(&pause))));
+            writers.spawn(write(writer, self.rows, Arc::clone(&left), Arc::clone(&pause)));
         }
         let mut looked = 0_u32;
-        while writers.iter().any(|writer| !writer.is_finished()) {
+        while !writers.is_empty() {
             let (size, unread, unread_bytes) = sample(&client).await?;
             pause.store(unread > AHEAD, Ordering::Relaxed);
             half.largest = half.largest.max(size - unread_bytes);
@@ -140,10 +143,11 @@ impl Growth {
                 half.dead = half.dead.max(dead(&client).await?);
             }
             looked += 1;
-            sleep(SAMPLE_EVERY).await;
-        }
-        for writer in writers {
-            writer.await.context("a writer ended")??;
+            // The end is seen when it comes: the rate must not depend on when one looks.
+            let next = Instant::now() + SAMPLE_EVERY;
+            while let Ok(Some(ended)) = timeout_at(next.into(), writers.join_next()).await {
+                ended.context("a writer ended")??;
+            }
         }
         drained(&client).await?;
         half.rates.push(changes as f64 / started.elapsed().as_secs_f64());

@@ -2,7 +2,10 @@
 
 /// The words of `text`, which blanks separate. Quotes, single or double, keep blanks in a word; a backslash outside of
 /// single quotes stands for the character after it. Nothing is ever expanded.
-pub(crate) fn split(text: &str) -> Result<Vec<String>, &'static str> {
+///
+/// # Errors
+/// What is wrong with the text, to be said after its name.
+pub fn split(text: &str) -> Result<Vec<String>, &'static str> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote: Option<char> = None;

@@ -1,6 +1,7 @@
 //! What a program prints: line by line, without secrets, within bounds.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const LINES_PER_SECOND: f64 = 20.0;
 const MIN_SECRET_BYTES: usize = 4;
 
 /// Where the lines of all runs of one process go.
-pub(crate) struct Log {
+pub struct Log {
     process: String,
     /// Longest first, so that no part of one is left over.
     secrets: Vec<String>,
@@ -35,7 +36,8 @@ struct Budget {
 }
 
 /// Takes lines out of what comes in pieces.
-pub(crate) struct Lines<'l> {
+#[derive(Debug)]
+pub struct Lines<'l> {
     log: &'l Log,
     stream: &'static str,
     line: Vec<u8>,
@@ -45,10 +47,11 @@ pub(crate) struct Lines<'l> {
 
 /// The last lines of a stream.
 #[derive(Debug, Default)]
-pub(crate) struct Tail(Mutex<VecDeque<String>>);
+pub struct Tail(Mutex<VecDeque<String>>);
 
 impl Log {
-    pub(crate) fn new<'s>(process: &str, secrets: impl Iterator<Item = &'s str>) -> Self {
+    /// For the process of that name, whose output must not show these secrets.
+    pub fn new<'s>(process: &str, secrets: impl Iterator<Item = &'s str>) -> Self {
         // Lines are looked at one by one, so a secret of several is looked for by its lines.
         let mut secrets: Vec<String> = secrets.flat_map(str::lines).map(str::to_owned).collect();
         secrets.retain(|secret| secret.len() >= MIN_SECRET_BYTES);
@@ -62,8 +65,9 @@ impl Log {
         4 * MAX_LINE_CHARS + self.secrets.first().map_or(0, String::len)
     }
 
-    /// The line as it may be shown.
-    fn clean(&self, line: &[u8]) -> String {
+    /// A line as it may be shown: without secrets and control characters, and cut.
+    #[must_use]
+    pub fn clean(&self, line: &[u8]) -> String {
         let text = String::from_utf8_lossy(line);
         let text = self.secrets.iter().fold(text.into_owned(), |text, secret| text.replace(secret, "***"));
         let mut shown: String = text
@@ -94,6 +98,12 @@ impl Log {
     }
 }
 
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
 impl Budget {
     /// The right to log one line, and how many were left out before it.
     fn take(&mut self, now: Instant) -> Option<u64> {
@@ -109,12 +119,14 @@ impl Budget {
 }
 
 impl<'l> Lines<'l> {
-    pub(crate) fn new(log: &'l Log, stream: &'static str, tail: Option<&'l Tail>) -> Self {
+    /// The lines of a stream of that name; the last of them are kept in `tail`, where one is given.
+    #[must_use]
+    pub fn new(log: &'l Log, stream: &'static str, tail: Option<&'l Tail>) -> Self {
         Self { log, stream, line: Vec::new(), tail }
     }
 
     /// The next piece of the stream.
-    pub(crate) fn push(&mut self, piece: &[u8]) {
+    pub fn push(&mut self, piece: &[u8]) {
         for part in piece.split_inclusive(|byte| *byte == b'\n') {
             let (text, is_whole) = match part.strip_suffix(b"\n") {
                 Some(text) => (text, true),
@@ -158,7 +170,8 @@ impl Tail {
     }
 
     /// The last lines as one, after `: `; empty when there are none.
-    pub(crate) fn said(&self) -> String {
+    #[must_use]
+    pub fn said(&self) -> String {
         let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = lines.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
         let too_many = text.chars().count().saturating_sub(TAIL_CHARS);

@@ -1,0 +1,5 @@
+//! Nothing is counted here.
+
+pub(crate) fn count() -> u64 {
+    0
+}

@@ -36,6 +36,6 @@ impl Chaos {
 
     /// As continuous integration does.
     pub(crate) fn short() -> Self {
-        Self { unoptimised: true, arguments: ["--minutes", "5"].map(OsString::from).into() }
+        Self { unoptimised: true, arguments: ["--minutes", "5", "--rate", "300"].map(OsString::from).into() }
     }
 }

@@ -30,7 +30,8 @@ impl Input for Flood {
     async fn handle(&self, sink: EventSink, stop: CancellationToken) -> Result<(), InputError> {
         let mut receipts = VecDeque::new();
         for batch in 0..EVENTS / BATCH {
-            let event = |n| Event::new("orders", Operation::Create, (batch * BATCH + n).to_string(), "flood");
+            let event =
+                |n: usize| Event::new("orders", Operation::Create, (batch * BATCH + n).to_string(), "flood");
             let closed = |_| InputError::SinkClosed { input: "flood".to_owned() };
             receipts.push_back(sink.send_events((0..BATCH).map(event).collect()).await.map_err(closed)?);
             if receipts.len() > 2

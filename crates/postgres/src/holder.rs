@@ -404,6 +404,8 @@ impl<'a> Holder<'a> {
         let (paused, processes) = (self.pausing.is_input_paused(), self.pausing.processes());
         tracing::info!(input = self.options.names.id, paused, ?processes, "what is paused has changed");
         self.parked.pause(processes);
+        // What was held back may be due now.
+        self.parked.look_again();
         Ok(())
     }
 

@@ -57,7 +57,7 @@ enum State {
 }
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WakeUp {
     /// Whether writers may notify at all.
     notify: bool,
@@ -128,6 +128,9 @@ impl WakeUp {
         (LINGER * 2u32.saturating_pow(self.empty_reads.min(16))).min(slowest)
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

@@ -41,11 +41,11 @@ const HOOK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Faults at work at once.
 const AT_ONCE: usize = 3;
 /// The wait for outstanding events ends when none has come for so long.
-const DRAIN_LIMIT: Duration = Duration::from_secs(45);
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// The same where something is to be missing.
 const DRAIN_LIMIT_BROKEN: Duration = Duration::from_secs(8);
 /// The wait ends in any case.
-const DRAIN_LIMIT_ALL: Duration = Duration::from_secs(600);
+const DRAIN_LIMIT_ALL: Duration = Duration::from_secs(900);
 /// Time for events that should not come at all.
 const AFTERMATH: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(1);
@@ -74,6 +74,8 @@ pub struct ChaosOptions {
     pub faults: Option<usize>,
     /// Changes to commit; as many as fit when not given.
     pub events: Option<u64>,
+    /// Changes per second that the writers try to make, when not as many as are wanted in that time.
+    pub rate: Option<f64>,
     /// How long, at most, the rest of the events afterwards aside.
     pub limit: Duration,
     /// The average time between the beginnings of two faults.
@@ -121,7 +123,8 @@ impl ChaosOptions {
     /// Changes per second that the writers try to make.
     fn rate(&self) -> f64 {
         let seconds = self.limit.as_secs_f64().max(1.0);
-        self.events.map_or(DEFAULT_RATE, |events| events as f64 / (seconds * 0.7)).max(20.0)
+        let wanted = self.events.map(|events| events as f64 / (seconds * 0.7));
+        self.rate.or(wanted).unwrap_or(DEFAULT_RATE).max(20.0)
     }
 
     /// Whether something is to be found.

@@ -67,6 +67,42 @@ impl Parking for Kept {
     }
 }
 
+/// The first process is linked to the last by way of one that the event does not reach: what is stored for the first must not
+/// count for the last, whose run is cut off.
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_counts_only_for_those_that_get_the_event_after_it() {
+    let (input, mut feed) = fed("in");
+    let last = process("last", |_| std::future::pending());
+    let policy = RetryPolicy { quick_attempts: 1, ..RetryPolicy::default() };
+    let orchestrator = Orchestrator::builder()
+        .add_input(input)
+        .add_process_with(process("first", |_| async { failure("always") }), policy)
+        .add_process(recorder("between").0)
+        .add_process(last)
+        .add_link("in", "first")
+        .add_filtered_link("first", "between", paid())
+        .add_link("between", "last")
+        .add_link("in", "last")
+        .drain_deadline(Duration::from_millis(10))
+        .build()
+        .unwrap();
+    let running = start(orchestrator);
+    let kept = Arc::new(Kept::default());
+    let parking = Some(Arc::clone(&kept) as Arc<dyn Parking>);
+    feed.deliver(Delivery::with_terms(vec![event("1")], Terms { parking, ..Terms::default() }));
+    let parcel = loop {
+        if let Some(parcel) = kept.parcels.lock().unwrap().pop_front() {
+            break parcel;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert_eq!(parcel.process, "first");
+    parcel.settle.stored();
+    running.begin_stop();
+    assert_eq!(feed.settled().await, Some((0, false)), "the last process has not handled it");
+    running.stop().await.unwrap();
+}
+
 /// A graph made up from a seed. Processes go by numbers; links lead from lower to higher ones.
 struct Case {
     processes: usize,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // Test code throughout; the lint knows only functions marked as tests.
 
+mod allocations;
 mod changes;
 mod corpus;
 mod errors;

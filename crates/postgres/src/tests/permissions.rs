@@ -228,6 +228,21 @@ impl Shop {
         if status.state == State::Unreachable { Err(status.reason) } else { Ok(()) }
     }
 
+    /// Does what an operator does with running replicas.
+    async fn steer(&mut self) -> Result<(), String> {
+        let config = self.config("dapper_run");
+        let text = |error: crate::PostgresError| format!("{error:?}");
+        self.next += 1;
+        self.app.batch_execute(&format!("INSERT INTO orders VALUES ({})", self.next)).await.unwrap();
+        crate::pause(&config, Some("p"), None).await.map_err(text)?;
+        crate::resume(&config, Some("p")).await.map_err(text)?;
+        let seq = crate::skip_candidates(&config).await.map_err(text)?[0].seq;
+        let what = crate::Skip::ChangeSet { seq, processes: vec!["p".into()] };
+        crate::skip(&config, &what, None, true).await.map_err(text)?;
+        crate::discard_dead_letters(&config, &crate::DeadLetterFilter::default()).await.map_err(text)?;
+        crate::audit(&config, None, 10).await.map(drop).map_err(text)
+    }
+
     /// Each right is taken away, and given back.
     async fn every_right_is_needed(&mut self, name: &str) {
         let rights: Vec<Right> = block(name).iter().flat_map(|grant| Right::of(grant)).collect();
@@ -237,6 +252,7 @@ impl Shop {
             let outcome = match name {
                 "install" => self.install().await,
                 "run" => self.replica().await,
+                "operate" => self.steer().await,
                 _ => self.look().await,
             };
             let refused = outcome.expect_err(&format!("it works without {right:?}"));
@@ -292,6 +308,13 @@ async fn each_role_does_what_the_page_says_and_nothing_else() {
         ],
     )
     .await;
+
+    for statement in block("operate") {
+        shop.run(&installer, &statement).await;
+    }
+    shop.steer().await.unwrap();
+    shop.every_right_is_needed("operate").await;
+    shop.steer().await.unwrap();
 
     shop.run(&shop.superuser, "CREATE ROLE dapper_status LOGIN PASSWORD 'secret'").await;
     for statement in block("status") {

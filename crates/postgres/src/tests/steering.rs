@@ -123,8 +123,8 @@ async fn the_events_of_a_paused_process_wait_in_order_while_others_go_on() {
     assert_eq!((stage.of("a", "1").len(), stage.of("a", "2").len()), (1, 1));
 
     assert!(resume(&config, Some("a")).await.unwrap());
-    shop.client.batch_execute("UPDATE orders SET v = 8").await.unwrap();
     wait_until(&shop.client, "SELECT count(*) = 0 FROM dapper_i.parked").await;
+    shop.client.batch_execute("UPDATE orders SET v = 8").await.unwrap();
     let deadline = Instant::now() + WAIT;
     // `of` checks the order.
     while (stage.of("a", "1").len(), stage.of("a", "2").len()) != (8, 9) {

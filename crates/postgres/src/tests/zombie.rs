@@ -17,7 +17,7 @@ use crate::{PostgresError, PostgresInput};
 
 const ORDERS: &str = "CREATE TABLE orders (id bigint PRIMARY KEY)";
 /// An input that is not polled for so long has done all there was to do.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_secs(3);
 /// True while one session waits for another's row lock.
 const ONE_WAITS: &str = "SELECT count(*) = 1 FROM pg_stat_activity
     WHERE wait_event_type = 'Lock' AND datname = current_database()";

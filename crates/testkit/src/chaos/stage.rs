@@ -109,6 +109,7 @@ impl Stage {
             link: Arc::clone(&link),
             rate: options.rate(),
             due: Mutex::new(Instant::now()),
+            forgiven: Mutex::default(),
         };
         let pace = Arc::new(pace);
         let stage = Arc::new(Self {

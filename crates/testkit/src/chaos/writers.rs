@@ -32,6 +32,15 @@ pub(super) struct Pace {
     /// Changes per second.
     pub(super) rate: f64,
     pub(super) due: Mutex<Instant>,
+    pub(super) forgiven: Mutex<Forgiven>,
+}
+
+/// A part of the backlog that will never come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Forgiven {
+    changes: u64,
+    /// How many promotions there were then.
+    timeline: u32,
 }
 
 /// The tables; and, which are not captured, what a process of type `sql` writes, and the log of transactions. One row says of a transaction that it committed.
@@ -53,9 +62,11 @@ const KINDS: [Table; 3] = [Table::ORDERS, Table::CUSTOMERS, Table::ORDER_LINES];
 /// Blocks of one writer that may change again.
 const LIVE_BLOCKS: usize = 24;
 /// Changes that may be on their way before the writers wait.
-const BACKLOG: u64 = 20_000;
-/// A backlog that has not moved for so long is what a promotion took away.
+const BACKLOG: u64 = 8_000;
+/// A backlog that has not moved for so long since a promotion is what that took away.
 const FORGIVE_AFTER: Duration = Duration::from_secs(20);
+/// The same without a promotion: crashes take something away, too, if little.
+const FORGIVE_ANYHOW_AFTER: Duration = Duration::from_secs(120);
 /// Changes of one block in one transaction.
 const MOST_AT_ONCE: usize = 3;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -136,11 +147,10 @@ impl Writer {
     }
 
     async fn write_over(&mut self, client: &Client, timeline: u32) {
-        let mut forgiven = (0, Instant::now());
         while !self.pace.is_over() {
             let steps = self.plan();
             let changes: u64 = steps.iter().map(Step::changes).sum();
-            if !self.pace.wait_for_turn(changes, &mut forgiven).await {
+            if !self.pace.wait_for_turn(changes).await {
                 return;
             }
             if !self.transaction(client, timeline, steps).await {
@@ -378,19 +388,29 @@ impl Pace {
         self.stopping.load(Ordering::Relaxed)
     }
 
+    fn is_too_much(&self, backlog: u64) -> bool {
+        let mut forgiven = self.forgiven.lock().unwrap_or_else(PoisonError::into_inner);
+        if backlog < BACKLOG + forgiven.changes {
+            return false;
+        }
+        let timeline = self.target.borrow().timeline;
+        let after = if timeline > forgiven.timeline { FORGIVE_AFTER } else { FORGIVE_ANYHOW_AFTER };
+        if self.link.quiet_for() > after {
+            *forgiven = Forgiven { changes: backlog, timeline };
+        }
+        true
+    }
+
     /// Waits until these changes are due and the backlog is small; false when all is over.
-    async fn wait_for_turn(&self, changes: u64, forgiven: &mut (u64, Instant)) -> bool {
+    async fn wait_for_turn(&self, changes: u64) -> bool {
         loop {
             if self.is_over() {
                 return false;
             }
             let events = self.link.counts().events;
             let backlog = self.committed.load(Ordering::Relaxed).saturating_sub(events);
-            if backlog < BACKLOG + forgiven.0 {
+            if !self.is_too_much(backlog) {
                 break;
-            }
-            if self.link.quiet_for() > FORGIVE_AFTER && forgiven.1.elapsed() > FORGIVE_AFTER {
-                *forgiven = (backlog, Instant::now());
             }
             sleep(Duration::from_millis(10)).await;
         }

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// Commit, and receive, so many changes (as many as fit)
     #[arg(long, value_name = "COUNT")]
     events: Option<u64>,
+    /// Commit so many changes per second, if the machine can (800, or as many as are wanted in the time)
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    rate: Option<u32>,
     /// Stop after so many minutes
     #[arg(long, default_value_t = 5.0, value_parser = minutes)]
     minutes: f64,
@@ -75,6 +78,7 @@ impl Arguments {
             ttl: Duration::from_millis(self.ttl),
             faults: self.faults,
             events: self.events,
+            rate: self.rate.map(f64::from),
             limit: Duration::from_secs_f64(self.minutes * 60.0),
             apart: None,
             seed: self.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000)),

@@ -85,6 +85,7 @@ impl Summary {
         for (name, value) in [
             ("faults", options.faults.map(|count| count.to_string())),
             ("events", options.events.map(|count| count.to_string())),
+            ("rate", options.rate.map(|rate| rate.to_string())),
             ("seed", Some(options.seed.to_string())),
         ] {
             if let Some(value) = value {

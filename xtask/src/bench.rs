@@ -17,8 +17,8 @@ const PAGE: &str = "docs/performance.md";
 ///
 /// Prints the median of each figure, of its ratio to the same round of the way it is compared with, and how far both are
 /// spread; and each target beside its figure. JSON and plots go to target/bench, where a case measured again takes the
-/// place of the earlier one. Everything takes about an hour and a half on two cores, and needs some 20 GB for the backlogs.
-/// Needs local server binaries.
+/// place of the earlier one. Everything takes hours, and the backlogs gigabytes: --scenario and --case measure a part. Needs local
+/// server binaries.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bench {
     /// Which scenarios, with commas between: write, drain, latency, growth, parser, memory, idle, cost

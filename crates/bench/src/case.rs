@@ -2,6 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The work a second for which all processors' time is just enough, by what server, writers and readers took of it for one
+/// piece: the rate of a saturated machine that nobody shares.
+pub(crate) const BEARABLE: &str = "what the processors bear";
+
+/// That rate, of so many pieces that took so many seconds of the processors' time.
+pub(crate) fn bearable(pieces: f64, seconds: f64) -> f64 {
+    let processors = std::thread::available_parallelism().map_or(1.0, |count| count.get() as f64);
+    // The clock of processes ticks a hundred times a second.
+    processors * pieces / seconds.max(0.001)
+}
+
 /// One comparison: the same thing done in several ways, in turns.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Case {

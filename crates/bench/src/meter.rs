@@ -23,9 +23,13 @@ pub(crate) struct Taken {
 
 impl Meter {
     pub(crate) fn start<'a>(site: &Site, readers: impl IntoIterator<Item = &'a Child>) -> Result<Self> {
-        let postmaster =
-            site.database.server().pid().context("the benches need a server of local binaries")?;
-        let readers: Vec<u32> = readers.into_iter().filter_map(Child::pid).collect();
+        Self::of(site, readers.into_iter().filter_map(Child::pid).collect())
+    }
+
+    /// The same for readers by their process ids.
+    pub(crate) fn of(site: &Site, readers: Vec<u32>) -> Result<Self> {
+        let server = site.database.server();
+        let postmaster = server.pid().context("the benches need a server of local binaries")?;
         let (server_before, readers_before) = (machine::server_cpu(postmaster)?, sum(&readers)?);
         Ok(Self { postmaster, readers, server_before, readers_before })
     }

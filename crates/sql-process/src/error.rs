@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use dapper_connect::{ConnectError, ConnectionStringError};
+use dapper_connect::ConnectError;
 use dapper_core::ProcessError;
 use dapper_inbox::InboxError;
 
@@ -23,10 +23,10 @@ pub enum SqlProcessError {
         nearest: &'static str,
     },
     /// The connection string is missing or can't be used. It is not shown.
-    #[error("{CONNECTION_STRING:?} can't be used")]
+    #[error("{CONNECTION_STRING:?} {reason}")]
     ConnectionString {
         /// What is wrong with it.
-        source: ConnectionStringError,
+        reason: String,
     },
     /// The statement can't be used.
     #[error("{STATEMENT:?} {reason}")]

@@ -66,7 +66,7 @@ impl Settings {
         let timeout = read_timeout(TIMEOUT, text(TIMEOUT))?.unwrap_or(DEFAULT_TIMEOUT);
         Ok(Self {
             connection: ConnectionString::parse(&address)
-                .map_err(|source| SqlProcessError::ConnectionString { source })?,
+                .map_err(|error| SqlProcessError::ConnectionString { reason: error.reason })?,
             template: Template::read(text(STATEMENT).unwrap_or_default())?,
             inbox: read_inbox(&config.name, text)?,
             timeout,
@@ -168,13 +168,13 @@ mod tests {
         check(
             &[DO],
             expect![[
-                r#"process "count": "connection_string" can't be used: connection_string is empty; give a URL (postgresql://user@host/database) or a key=value DSN"#
+                r#"process "count": "connection_string" is empty; give a URL (postgresql://user@host/database) or key=value pairs (host=… dbname=…)"#
             ]],
         );
         check(
             &[(CONNECTION_STRING, "canary"), DO],
             expect![[
-                r#"process "count": "connection_string" can't be used: connection_string is not a valid PostgreSQL key=value DSN; expected postgresql://user:password@host:port/database or host=… port=… user=… password=… dbname=…"#
+                r#"process "count": "connection_string" is no URL (postgresql://user:password@host:port/database), and as key=value pairs it has something without a "=""#
             ]],
         );
         check(&[ADDRESS], expect![[r#"process "count": "statement" is empty"#]]);

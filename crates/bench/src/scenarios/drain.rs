@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 
 use crate::backlog;
 use crate::bench::Bench;
-use crate::case::{Bound, Case};
+use crate::case::{BEARABLE, Bound, Case, bearable};
 use crate::child::Child;
+use crate::meter::Meter;
 use crate::site::{Setup, Site, Way};
 use crate::sql;
 
@@ -75,21 +76,27 @@ async fn drain(bench: &Bench, backlog: &Backlog) -> Result<()> {
     let changes = backlog::fill(&filled, wanted, backlog.rows).await?;
     let mut case = Case::new(NAME, backlog.name, format!("A backlog of {changes} changes {}", backlog.title));
     case.metric("rate", "events/s", Some(Way::Dapper.name()));
+    case.metric(BEARABLE, "events/s", Some(Way::Dapper.name()));
     for round in 0..bench.scale.rounds {
         let tell = |name: &str, rate: f64| {
             bench.progress(&case_path(backlog), round, &format!("{name}: {rate:.0}/s"));
         };
         let site = filled.copy().await?;
-        let rate = drained(site.start()?, changes).await?;
+        let replica = site.start()?;
+        let meter = Meter::start(&site, [&replica])?;
+        let (rate, taken) = drained(replica, changes, &meter).await?;
         tell(Way::Dapper.name(), rate);
         case.push("rate", Way::Dapper.name(), rate);
+        case.push(BEARABLE, Way::Dapper.name(), bearable(changes as f64, taken));
         site.remove().await?;
         if backlog.work_us == 0 {
             let site = filled.copy().await?;
             for (name, statement) in [(BARE_SETS, sql::BARE_SELECT), (BARE_ROWS, sql::BARE_ROWS)] {
+                let meter = Meter::of(&site, vec![std::process::id()])?;
                 let rate = changes as f64 / backlog::read(&site.client, statement).await?.as_secs_f64();
                 tell(name, rate);
                 case.push("rate", name, rate);
+                case.push(BEARABLE, name, bearable(changes as f64, meter.read()?.total()));
             }
             site.remove().await?;
             let rate = ancestor(bench, changes.min(bench.scale.backlog / 5)).await?;
@@ -117,7 +124,11 @@ fn finish(bench: &Bench, backlog: &Backlog, mut case: Case) -> Result<()> {
         let rate = case.median("rate", dapper);
         case.target("events/s of dapper", rate, Bound::AtLeast(least));
         let ratio = case.ratio("rate", dapper, backlog.bare);
-        case.target(format!("dapper / {}", backlog.bare), ratio, Bound::AtLeast(0.5));
+        case.target(format!("rate, dapper / {}", backlog.bare), ratio, Bound::AtLeast(0.5));
+        let rate = case.median(BEARABLE, dapper);
+        case.target("events/s that the processors bear", rate, Bound::AtLeast(least));
+        let ratio = case.ratio(BEARABLE, dapper, backlog.bare);
+        case.target(format!("what they bear, dapper / {}", backlog.bare), ratio, Bound::AtLeast(0.5));
     }
     case.note(
         "From the first event to the last; every way has a database of its own, dapper and the bare reads a copy of the \
@@ -141,11 +152,12 @@ fn finish(bench: &Bench, backlog: &Backlog, mut case: Case) -> Result<()> {
     bench.finish(&case)
 }
 
-/// The rate of a reader that was just started.
-async fn drained(mut reader: Child, events: u64) -> Result<f64> {
+/// The rate of a reader that was just started, and the seconds that the meter has counted at its last event.
+async fn drained(mut reader: Child, events: u64, meter: &Meter) -> Result<(f64, f64)> {
     let rate = reader.rate(0, events).await?;
+    let taken = meter.read()?.total();
     reader.stop().await?;
-    Ok(rate)
+    Ok((rate, taken))
 }
 
 /// What the ancestor's listener makes of one transaction of so many rows.
@@ -176,7 +188,9 @@ async fn rivals(bench: &Bench, rival: &str, work_us: u32, events: u64) -> Result
         dapper_testkit::Database::create_on(bench.server(crate::bench::Kind::Plain).await?).await?;
     let arguments = [rival.to_owned(), events.to_string(), work_us.to_string(), CONCURRENCY.to_string()];
     let arguments: Vec<_> = arguments.iter().map(Into::into).collect();
-    let reader = Child::start(program, &arguments, &[("DATABASE_URL", database.url())])?;
+    let mut reader = Child::start(program, &arguments, &[("DATABASE_URL", database.url())])?;
     // It fills its queue before anything comes.
-    drained(reader, events).await
+    let rate = reader.rate(0, events).await?;
+    reader.stop().await?;
+    Ok(rate)
 }

@@ -1,12 +1,11 @@
 //! What capture takes from writers while its reader runs on the same machine.
 
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::bench::Bench;
-use crate::case::{Bound, Case, percentile};
+use crate::case::{BEARABLE, Bound, Case, bearable, percentile};
 use crate::load::{Load, Written};
 use crate::meter::Meter;
 use crate::site::{Disk, Setup, Site, Way, caught_up};
@@ -16,9 +15,6 @@ const NAME: &str = "write";
 const WAYS: [Way; 5] = [Way::Nothing, Way::Dapper, Way::Logical, Way::Journal, Way::Ancestor];
 
 const SETTLE: Duration = Duration::from_millis(200);
-/// The transactions a second for which all processors' time is just enough, by what server, writers and reader took of it for
-/// one: the rate of a saturated machine that nobody shares.
-const BEARABLE: &str = "what the processors bear";
 
 const ONE_ROW: &str = "INSERT INTO orders (note) VALUES ('x');\n";
 const LARGE: &str = "INSERT INTO orders (note) SELECT 'x' FROM generate_series(1, 1000);\n";
@@ -239,6 +235,6 @@ async fn turn(site: &Site, load: &Load<'_>) -> Result<Turn> {
     tokio::time::sleep(SETTLE).await;
     let taken = meter.read()?.total() + written.client_seconds;
     site.stop(reader).await?;
-    let bearable = available_parallelism()?.get() as f64 * written.transactions as f64 / taken;
+    let bearable = bearable(written.transactions as f64, taken);
     Ok(Turn { written, unread, bearable })
 }

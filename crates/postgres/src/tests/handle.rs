@@ -57,6 +57,25 @@ async fn what_was_handed_out_and_not_handled_comes_again_marked() {
 }
 
 #[tokio::test]
+async fn a_backlog_of_several_batches_is_taken_up_from_a_holder_that_crashed() {
+    const CHANGES: usize = 5_000;
+    let (database, client, store, mut first) = leading().await;
+    let one_by_one =
+        format!("DO $$ BEGIN FOR id IN 1..{CHANGES} LOOP INSERT INTO orders VALUES (id); END LOOP; END $$");
+    client.batch_execute(&one_by_one).await.unwrap();
+    let held = tokio::time::timeout(WAIT, first.deliveries.recv()).await.unwrap().unwrap();
+    first.task.abort();
+    drop(held);
+    let mut second = Replica::start(config("i", database.url()), locks(&store)).await;
+    // It asks what is parked of these while the next ones are on their way to it.
+    let events = second.handle_all(CHANGES).await;
+    let ids: std::collections::HashSet<&str> = events.iter().map(|event| event.id.as_str()).collect();
+    assert_eq!((events.len(), ids.len()), (CHANGES, CHANGES));
+    assert!(events[0].attempt > Some(1) && events[CHANGES - 1].attempt == Some(1));
+    second.stop().await;
+}
+
+#[tokio::test]
 async fn abandoned_events_end_the_input_and_come_again() {
     let (database, client, store, mut first) = leading().await;
     client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();

@@ -90,19 +90,21 @@ impl Cursor {
         let token = to_sql(grant.token.get())?;
         let store = grant.store.to_string();
         let ephemeral = grant.store == StoreId::EPHEMERAL;
-        let seal = async |promoted: bool| {
+        let run = async |seal: &Statement, promoted: bool| {
             let parameters: [&(dyn ToSql + Sync); 6] =
                 [&token, &server.timeline, &promoted, &store, &ephemeral, &server.system_identifier];
-            bounded("sealing the cursor", client.query_opt(&seal, &parameters)).await
+            bounded("sealing the cursor", client.query_opt(seal, &parameters)).await
         };
         let mut promoted_from = None;
-        let row = match seal(false).await? {
+        let row = match run(&seal, false).await? {
             Some(row) => row,
             None => {
                 let timeline = refused(client, &schema, server, grant).await?;
                 promoted_from = Some(timeline);
+                let sql = seal_promoted_sql(&quote_identifier(&schema));
+                let seal = bounded("preparing", client.prepare(&sql)).await?;
                 let fenced = || PostgresError::Fenced { sealed: 0, ours: grant.token.get() };
-                seal(true).await?.ok_or_else(fenced)?
+                run(&seal, true).await?.ok_or_else(fenced)?
             }
         };
         let (token, version) = (row.get("token"), row.get("version"));
@@ -286,6 +288,17 @@ fn seal_sql(schema: &str) -> String {
            AND ($5 OR token < token_base + $1)
          RETURNING prev::text, target::text, done, claimed::text, claimed_seq, attempt, crashes, version, token,
                    pg_catalog.set_config('synchronous_commit', 'off', true)"
+    )
+}
+
+/// As [`seal_sql`]. What is parked and untried may have been tried by the old primary's holder, so that a try from now on
+/// is not its first; in the same statement, since whoever comes next takes the promotion for known.
+fn seal_promoted_sql(schema: &str) -> String {
+    format!(
+        "WITH sealed AS ({}),
+              marked AS (UPDATE {schema}.parked SET attempt = 1 WHERE attempt < 1 AND EXISTS (SELECT FROM sealed))
+         SELECT * FROM sealed",
+        seal_sql(schema)
     )
 }
 

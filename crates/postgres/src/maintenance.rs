@@ -104,6 +104,7 @@ pub async fn rebase(config: &InputConfig) -> Result<u64, PostgresError> {
         "BEGIN;
          LOCK TABLE {schema}.change_sets IN SHARE ROW EXCLUSIVE MODE;
          UPDATE {schema}.change_sets SET xid = pg_catalog.pg_current_xact_id();
+         UPDATE {schema}.parked SET attempt = 1 WHERE attempt < 1;
          UPDATE {schema}.cursors SET prev = '1:1:', target = NULL, done = 0,
                 claimed = pg_catalog.concat(n.xid, ':', n.xid, ':')::pg_catalog.pg_snapshot,
                 claimed_seq = (SELECT last_value FROM {schema}.change_sets_seq), attempt = 1, crashes = 0,

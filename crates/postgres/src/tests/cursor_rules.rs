@@ -325,6 +325,31 @@ async fn a_promoted_standby_is_taken_up_and_everything_unread_is_marked() {
     assert_eq!((marked, attempt), (vec![true, false], 2));
 }
 
+const PARK: &str = "INSERT INTO dapper_orders_input.parked
+    (event_id, process, lane, seq, position, location, id, event, attempt, tries, crashes_left, suspicion, ready_at)
+    SELECT n || '/0', 'p', n, n, 0, 'orders', n::text, '{}', n, n, 3, 0, now() FROM generate_series(0, 2) n";
+const PARKED: &str =
+    "SELECT string_agg(attempt::text, ',' ORDER BY event_id) FROM dapper_orders_input.parked";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_is_marked_too_after_a_promotion_and_a_rebase() {
+    let fixture = Fixture::new(ORDERS).await;
+    let schema = &fixture.options.names.schema;
+    fixture.execute(PARK).await;
+    let parked = async || fixture.client.query_one(PARKED, &[]).await.unwrap().get::<_, String>(0);
+    seal(&fixture.session, schema, 1).await.unwrap();
+    assert_eq!(parked().await, "0,1,2", "whoever takes over otherwise knows of all tries");
+    // As an older primary has left it.
+    fixture.execute("UPDATE dapper_orders_input.cursors SET timeline = timeline - 1").await;
+    let sealed = seal(&fixture.session, schema, 2).await.unwrap();
+    assert!(sealed.promoted_from.is_some());
+    assert_eq!(parked().await, "1,1,2", "the next try of each is not its first");
+    fixture.execute("DELETE FROM dapper_orders_input.parked").await;
+    fixture.execute(PARK).await;
+    crate::rebase(&config("orders-input", fixture.database.url())).await.unwrap();
+    assert_eq!(parked().await, "1,1,2");
+}
+
 /// Waits until what is there of the change sets is done, as the cursor says.
 async fn wait_until_done(client: &tokio_postgres::Client) {
     let unread =

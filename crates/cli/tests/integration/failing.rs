@@ -303,7 +303,9 @@ async fn a_holder_frozen_with_parked_events_in_hand_writes_nothing_of_them_when_
     assert_eq!(count(&client, "SELECT count(*) FROM watch.writes WHERE NOT is_owner").await, 0);
     assert_eq!(count(&client, DEAD).await, 0);
     let mut of_keys: HashMap<String, Vec<String>> = HashMap::new();
-    for delivery in receiver.deliveries() {
+    let mut seen = std::collections::HashSet::new();
+    // On a busy machine a lease may end at any time, and what was just handled comes once more.
+    for delivery in receiver.deliveries().into_iter().filter(|one| seen.insert(one.event_id.clone())) {
         of_keys.entry(delivery.key).or_default().push(delivery.captured_at.unwrap());
     }
     assert_eq!(of_keys.len(), KEYS);

@@ -23,7 +23,10 @@ use crate::rotation::Rotation;
 use crate::session::{Session, bounded};
 use crate::wake_up::{Action, WakeUp};
 
+mod foreign;
 mod hand_out;
+
+use foreign::Garbage;
 
 /// Bounds of one batch: a change set holds at most 1,000 changes, and its payload some bytes for each.
 const LIMITS: Limits = Limits { rows: 8_192, bytes: 256 * 1024 };
@@ -52,8 +55,6 @@ const LOOK_FOR_ROOM: Duration = Duration::from_millis(5);
 const ISOLATE_AFTER: u32 = 2;
 /// While a batch takes longer than this, how many of its events are done is recorded all the same.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// Foreign notifications are reported at most this often.
-const GARBAGE_REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Reads and delivers for as long as the lease lasts.
 pub(crate) struct Holder<'a> {
@@ -112,13 +113,6 @@ impl Outstanding {
     fn unsettled_bytes(&self) -> usize {
         if self.receipt.unsettled() > 0 { self.bytes } else { 0 }
     }
-}
-
-#[derive(Default)]
-struct Garbage {
-    count: u64,
-    last: Option<String>,
-    reported: Option<Instant>,
 }
 
 struct LeaseGuard(LeaseValidity);
@@ -468,32 +462,6 @@ impl<'a> Holder<'a> {
             return Ok(());
         }
         Err(self.cursor.fenced(self.client).await)
-    }
-
-    fn report_foreign(&mut self, foreign: &mut tokio::sync::mpsc::Receiver<String>) {
-        while let Ok(text) = foreign.try_recv() {
-            self.garbage.count += 1;
-            self.garbage.last = Some(text);
-        }
-        let due = self.garbage.reported.is_none_or(|reported| reported.elapsed() >= GARBAGE_REPORT_EVERY);
-        if !due {
-            return;
-        }
-        let Some(text) = self.garbage.last.take() else { return };
-        let detail = match dapper_payload::parse(&text) {
-            Ok(payload) => format!(
-                "a change of {} in the form of the ancestor's triggers; are they still installed?",
-                payload.location()
-            ),
-            Err(error) => error.to_string(),
-        };
-        let error = PostgresError::Garbage {
-            channel: self.options.names.channel.clone(),
-            count: std::mem::take(&mut self.garbage.count),
-            detail,
-        };
-        self.garbage.reported = Some(Instant::now());
-        self.sink.report(error.into_input_error(&self.options.name));
     }
 }
 

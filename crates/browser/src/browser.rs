@@ -106,7 +106,9 @@ impl Browser {
     /// # Errors
     /// When the browser refuses.
     pub fn open(&self, url: &str, view: &View) -> Result<Page<'_>> {
-        let target = self.call(None, "Target.createTarget", &json!({ "url": "about:blank" }))?;
+        // In a window of its own: a tab behind another one is hidden, and the page then asks for nothing.
+        let new = json!({ "url": "about:blank", "newWindow": true });
+        let target = self.call(None, "Target.createTarget", &new)?;
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = self.call(None, "Target.attachToTarget", &attach)?;
         let session = attached["sessionId"].as_str().context("no session")?.to_owned();

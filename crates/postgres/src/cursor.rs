@@ -122,8 +122,8 @@ impl Cursor {
         self.write(client, position, true).await
     }
 
-    /// Writes the row for the last time. A crash of the server may undo it, and what it records comes again, marked: so
-    /// nobody waits for the disk.
+    /// Writes the row where nothing is handed out after it. A crash of the server may undo it, and what it records comes
+    /// again, marked: so nobody waits for the disk.
     ///
     /// # Errors
     /// As [`write`](Self::write)'s.
